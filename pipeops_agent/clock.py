@@ -1,0 +1,25 @@
+"""Wall time as a parameter: every module that writes a time of day is handed one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+WallClock = Callable[[], datetime]
+"""Returns the present time of day, timezone-aware, in UTC."""
+
+
+def utc_now() -> datetime:
+    """The system's time of day, in UTC."""
+    return datetime.now(UTC)
+
+
+def rfc3339(moment: datetime) -> str:
+    """
+    C{moment} as RFC 3339 in UTC to the second: C{2025-10-15T08:00:00Z}.
+
+    @raise ValueError: C{moment} has no time zone, so that nobody can say when it is.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,218 @@
+"""
+The one truth about the agent: frozen values, replaced whole, read by all.
+
+Health, heartbeat, metrics, and later the WebSocket, SSE and the dashboard all read the
+L{StatusBoard}; none keeps a copy. Figures that change with every packet (bytes, open channels) are
+not pushed: the tunnel hands in a function that reads its counters, and L{StatusBoard.traffic} asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from pipeops_agent.clock import WallClock
+from pipeops_agent.events import EventHub
+
+Phase = Literal["starting", "standby", "registering", "running", "stopping"]
+PHASES: Final[tuple[Phase, ...]] = ("starting", "standby", "registering", "running", "stopping")
+
+TUNNEL_STATES: Final = (
+    "disabled",
+    "idle",
+    "connecting",
+    "connected",
+    "waiting",
+    "closing",
+)
+"""The names of the tunnel machine's states (L{pipeops_agent.tunnel.machine})."""
+
+ForwardState = Literal["configured", "allocated", "listening", "proven", "stale", "refused"]
+
+
+class RegistrationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the control plane knows this agent, and as which cluster."""
+
+    registered: bool = False
+    since: datetime | None = None
+    message: str = "not yet asked"
+    cluster_id: str | None = None
+    attempts: int = 0
+
+
+class HeartbeatStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Whether heartbeats get through.
+
+    C{disconnected} is C{failing} for longer than C{pipeops.reconnect.max_attempts}.
+    """
+
+    state: Literal["pending", "ok", "failing", "disconnected"] = "pending"
+    since: datetime | None = None
+    last_success: datetime | None = None
+    failures: int = 0
+    message: str = "none sent yet"
+
+
+class ForwardStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured forward, and what is known of it."""
+
+    name: str
+    local_addr: str
+    state: ForwardState = "configured"
+    since: datetime | None = None
+    remote_port: int | None = None
+    message: str = ""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of one attempt to connect: its name, how long it took, why it failed."""
+
+    name: str
+    seconds: float
+    error: str | None = None
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt to connect, step by step."""
+
+    began: datetime
+    steps: tuple[Step, ...]
+    error: str | None = None
+
+
+class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tunnel *is*: the machine's own state name, and the reason for it."""
+
+    state: str = "disabled"
+    since: datetime | None = None
+    message: str = "not asked for yet"
+    server: str | None = None
+    rtt: float | None = None
+    forwards: tuple[ForwardStatus, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    """The last 20, oldest first."""
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether there is a Kubernetes API to talk to."""
+
+    configured: bool = False
+    reachable: bool = False
+    since: datetime | None = None
+    message: str = "no cluster is configured"
+    version: str | None = None
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything, at one moment."""
+
+    phase: Phase = "starting"
+    since: datetime
+    started: datetime
+    agent_id: str | None = None
+    clock_skew: float | None = None
+    """Seconds by which the control plane's clock is ahead of ours; None before its first answer."""
+    registration: RegistrationStatus = RegistrationStatus()
+    heartbeat: HeartbeatStatus = HeartbeatStatus()
+    tunnel: TunnelStatus = TunnelStatus()
+    cluster: ClusterStatus = ClusterStatus()
+
+
+class ForwardTraffic(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of one forward since the agent's start. Bytes are seen from the agent."""
+
+    open_channels: int = 0
+    total_channels: int = 0
+    bytes_in: int = 0
+    """From the control plane to the local target."""
+    bytes_out: int = 0
+    """From the local target to the control plane."""
+    failed_dials: int = 0
+    last_byte: datetime | None = None
+    last_dial: datetime | None = None
+    """The last time that the local target was reached."""
+
+
+class TunnelTraffic(msgspec.Struct, frozen=True, kw_only=True):
+    """The tunnel's counters since the agent's start."""
+
+    forwards: Mapping[str, ForwardTraffic] = {}
+    refused_channels: int = 0
+    """Channels refused because their target is no configured forward."""
+    connects: int = 0
+    carrier_bytes_in: int = 0
+    carrier_bytes_out: int = 0
+
+
+class StatusBoard:
+    """Holds the present L{AgentStatus}; every change replaces it whole and is an event."""
+
+    def __init__(self, hub: EventHub, wall: WallClock) -> None:
+        self._hub = hub
+        self._wall = wall
+        now = wall()
+        self._status = AgentStatus(since=now, started=now)
+        self._traffic: Callable[[], TunnelTraffic] = TunnelTraffic
+
+    @property
+    def now(self) -> AgentStatus:
+        """The status at this moment."""
+        return self._status
+
+    def traffic(self) -> TunnelTraffic:
+        """The tunnel's counters at this moment."""
+        return self._traffic()
+
+    def read_traffic_from(self, source: Callable[[], TunnelTraffic]) -> None:
+        """Let L{traffic} ask C{source} from now on."""
+        self._traffic = source
+
+    def enter(self, phase: Phase) -> None:
+        """
+        Note that the agent is in C{phase} from now on. Nothing leaves C{stopping}: what had been asked
+        for before (an answer to the registration, the Lease) must not make a leaving agent ready again.
+        """
+        if self._status.phase not in (phase, "stopping"):
+            self._replace("agent", "phase", phase=phase, since=self._wall())
+
+    def identify(self, agent_id: str) -> None:
+        """Note who this agent is."""
+        self._replace("agent", "identity", agent_id=agent_id)
+
+    def set_clock_skew(self, seconds: float) -> None:
+        """Note how far the control plane's clock is ahead; an event only where it moved by 1 s."""
+        before = self._status.clock_skew
+        if before is None or abs(before - seconds) >= 1:
+            self._replace("health", "clock_skew", clock_skew=seconds)
+
+    def set_registration(self, **changes: Any) -> None:
+        """Change fields of L{RegistrationStatus}."""
+        value = msgspec.structs.replace(self._status.registration, **changes)
+        self._replace("agent", "registration", registration=value)
+
+    def set_heartbeat(self, **changes: Any) -> None:
+        """Change fields of L{HeartbeatStatus}."""
+        value = msgspec.structs.replace(self._status.heartbeat, **changes)
+        self._replace("health", "heartbeat", heartbeat=value)
+
+    def set_tunnel(self, **changes: Any) -> None:
+        """Change fields of L{TunnelStatus}."""
+        value = msgspec.structs.replace(self._status.tunnel, **changes)
+        self._replace("tunnel", "tunnel", tunnel=value)
+
+    def set_cluster(self, **changes: Any) -> None:
+        """Change fields of L{ClusterStatus}."""
+        value = msgspec.structs.replace(self._status.cluster, **changes)
+        self._replace("cluster", "cluster", cluster=value)
+
+    def _replace(self, channel: str, event: str, **changes: Any) -> None:
+        status = msgspec.structs.replace(self._status, **changes)
+        if status == self._status:
+            return
+        self._status = status
+        data = msgspec.to_builtins({name: getattr(status, name) for name in changes})
+        self._hub.publish(channel, event, data)
