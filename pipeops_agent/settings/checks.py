@@ -1,0 +1,127 @@
+"""Rules between several settings, and what is allowed but dangerous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pipeops_agent.settings.addresses import is_loopback
+from pipeops_agent.settings.model import Settings
+from pipeops_agent.settings.model_tunnel import DEFAULT_FORWARDS, Forward
+from pipeops_agent.settings.problems import DEFAULT, Origin, Problem
+
+_Finding = tuple[str, str]
+"""The path of a setting, and what is wrong with it."""
+
+
+def _plain_http(settings: Settings) -> bool:
+    """Whether the token would travel in the clear through a network."""
+    url = urlsplit(settings.pipeops.api_url)
+    return url.scheme == "http" and not is_loopback(url.hostname or "")
+
+
+def _api_url_is_safe(settings: Settings) -> Iterator[_Finding]:
+    if _plain_http(settings) and not settings.pipeops.allow_insecure:
+        reason = "http:// is allowed to loopback only; use https://, or set pipeops.allow_insecure"
+        yield "pipeops.api_url", reason
+
+
+def _tls_is_meant(settings: Settings) -> Iterator[_Finding]:
+    if not settings.pipeops.tls.enabled and settings.pipeops.api_url.startswith("https:"):
+        yield "pipeops.tls.enabled", "false needs a pipeops.api_url that begins with http://"
+
+
+def _certificate_is_whole(settings: Settings) -> Iterator[_Finding]:
+    tls = settings.pipeops.tls
+    if tls.cert_file and not tls.key_file:
+        yield "pipeops.tls.cert_file", "needs pipeops.tls.key_file as well"
+    if tls.key_file and not tls.cert_file:
+        yield "pipeops.tls.key_file", "needs pipeops.tls.cert_file as well"
+
+
+def _one_token(settings: Settings) -> Iterator[_Finding]:
+    if settings.pipeops.token is not None and settings.pipeops.token_file:
+        yield "pipeops.token_file", "pipeops.token is set as well; keep one of the two"
+
+
+def _token_is_there(settings: Settings) -> Iterator[_Finding]:
+    if settings.pipeops.token is None and not settings.pipeops.token_file:
+        yield "pipeops.token", "required; set PIPEOPS_TOKEN, pipeops.token or pipeops.token_file"
+
+
+def _forwards_are_distinct(settings: Settings) -> Iterator[_Finding]:
+    names: dict[str, str] = {}
+    ports: dict[int, str] = {}
+    for index, forward in enumerate(settings.tunnel.forwards):
+        path = f"tunnel.forwards[{index}]"
+        places = [("name", forward.name)]
+        places += [(f"aliases[{number}]", alias) for number, alias in enumerate(forward.aliases)]
+        for place, name in places:
+            if name in names:
+                yield f"{path}.{place}", f"{name!r} is {names[name]} already"
+            names.setdefault(name, f"{path}.{place}")
+        if forward.remote_port and forward.remote_port in ports:
+            reason = f"{forward.remote_port} is {ports[forward.remote_port]} already"
+            yield f"{path}.remote_port", reason
+        ports.setdefault(forward.remote_port, f"{path}.remote_port")
+
+
+_CHECKS: Final[tuple[tuple[tuple[str, ...], Callable[[Settings], Iterator[_Finding]]], ...]] = (
+    (("pipeops.api_url", "pipeops.allow_insecure"), _api_url_is_safe),
+    (("pipeops.api_url", "pipeops.tls.enabled"), _tls_is_meant),
+    (("pipeops.tls.cert_file", "pipeops.tls.key_file"), _certificate_is_whole),
+    (("pipeops.token", "pipeops.token_file"), _one_token),
+    (("tunnel.forwards",), _forwards_are_distinct),
+)
+_TOKEN_CHECK: Final = (("pipeops.token", "pipeops.token_file"), _token_is_there)
+
+
+def check(
+    settings: Settings, origins: Mapping[str, Origin], broken: Collection[str], *, token_required: bool
+) -> Iterator[Problem]:
+    """
+    What is wrong between settings that are each well-formed.
+
+    @param broken: the paths that have a problem already: no rule that involves them is asked.
+    """
+    for paths, findings in (*_CHECKS, *((_TOKEN_CHECK,) if token_required else ())):
+        if not any(path in broken for path in paths):
+            for path, reason in findings(settings):
+                origin = origins.get(path, DEFAULT)
+                yield Problem(path, reason, None if origin == DEFAULT else origin)
+
+
+def cautions(settings: Settings) -> Iterator[str]:
+    """What the owner has allowed and should hear of at each start."""
+    pipeops = settings.pipeops
+    if _plain_http(settings):
+        yield "pipeops.allow_insecure: the token travels unencrypted, readable to every network on the way"
+    if pipeops.tls.insecure_skip_verify:
+        yield (
+            "pipeops.tls.insecure_skip_verify: the control plane's certificate is not verified;"
+            " whoever stands between can take its place and read the token"
+        )
+    if settings.tunnel.allow_insecure:
+        yield "tunnel.allow_insecure: a tunnel server without TLS is accepted"
+
+
+def with_default_aliases(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:
+    """
+    Give forwards that have a default's name and list no aliases the default's.
+
+    So that the specification's own example, which lists the defaults without aliases, works with a
+    control plane that calls them C{k8s-api} and C{kubelet}. What another forward claims stays its.
+    """
+    claimed = {name for forward in forwards for name in (forward.name, *forward.aliases)}
+    implied = {forward.name: forward.aliases for forward in DEFAULT_FORWARDS}
+
+    def complete(forward: Forward) -> Forward:
+        if forward.aliases:
+            return forward
+        aliases = tuple(name for name in implied.get(forward.name, ()) if name not in claimed)
+        return msgspec.structs.replace(forward, aliases=aliases)
+
+    return tuple(map(complete, forwards))
