@@ -1,0 +1,231 @@
+"""TLS towards a server: which versions, whom to trust, how to prove ourselves."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    TLSVersion,
+    platformTrust,
+    trustRootFromCertificates,
+)
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from pipeops_agent.net.problems import CertificateFault, CertificateProblem, TLSFileProblem
+
+MAX_FILE_BYTES: Final = 4 << 20
+"""No certificate, key or CA file is read beyond this."""
+
+_FAULTS: Final[dict[int, CertificateFault]] = {
+    9: "not yet valid",
+    10: "expired",
+    18: "self-signed",
+    19: "unknown CA",
+    20: "unknown CA",
+    21: "unknown CA",
+}
+"""OpenSSL's C{X509_V_ERR_*}: those that have a remedy of their own."""
+
+_WORDS: Final[dict[CertificateFault, str]] = {
+    "not yet valid": "the certificate is not valid yet",
+    "expired": "the certificate has expired",
+    "self-signed": "the certificate is signed by itself",
+    "unknown CA": "the certificate's issuer is not trusted",
+}
+
+
+class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How TLS is spoken to one server.
+
+    @ivar min_version: the lowest version spoken.
+    @ivar ca_file: PEM file of the only authorities trusted; empty: those of the system.
+    @ivar cert_file: PEM file of the client's certificate, followed by its chain; empty: none.
+    @ivar key_file: PEM file of its key; empty: the key is in C{cert_file}.
+    @ivar verify: whether the server must prove who it is.
+    """
+
+    min_version: Literal["1.2", "1.3"] = "1.3"
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    verify: bool = True
+
+    def for_host(self, host: str) -> HostTLS:
+        """
+        Read the files, as they are now, and make what one connection to C{host} needs.
+
+        It is asked anew for each connection, so that a replaced file is used from then on.
+
+        @raise TLSFileProblem: a file can't be used.
+        @raise UnicodeError: C{host} is no host name.
+        """
+        key, chain = self._client_certificate()
+        options = CertificateOptions(
+            privateKey=key,
+            certificate=chain[0] if chain else None,
+            extraCertChain=chain[1:] or None,
+            trustRoot=self._trust() if self.verify else None,
+            raiseMinimumTo=TLSVersion.TLSv1_3 if self.min_version == "1.3" else TLSVersion.TLSv1_2,
+        )
+        try:
+            context = options.getContext()
+        except SSL.Error as error:
+            raise TLSFileProblem(
+                f"the certificate in {self.cert_file} and the key in {self.key_file or self.cert_file} "
+                "do not belong together"
+            ) from error
+        return HostTLS(context, host, self)
+
+    def _trust(self) -> Any:
+        if not self.ca_file:
+            return platformTrust()
+        return trustRootFromCertificates(
+            [Certificate(certificate) for certificate in _certificates(self.ca_file, "CA file")]
+        )
+
+    def _client_certificate(self) -> tuple[crypto.PKey | None, list[crypto.X509]]:
+        if not self.cert_file:
+            return None, []
+        chain = _certificates(self.cert_file, "certificate file")
+        path = self.key_file or self.cert_file
+        pem = _read(path, "key file")
+        try:
+            # cryptography, not pyOpenSSL: given an encrypted key, that one asks on the terminal.
+            return crypto.PKey.from_cryptography_key(_load_key(pem)), chain
+        except TypeError as error:
+            raise TLSFileProblem(f"key file {path}: an encrypted or unusable key") from error
+        except ValueError as error:
+            raise TLSFileProblem(f"key file {path}: no private key in PEM form") from error
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class HostTLS:
+    """
+    Makes one TLS connection to one host, and remembers why its certificate was not accepted.
+
+    @ivar problem: what was wrong with the server's certificate, once the handshake has failed for
+        that reason. OpenSSL itself reports only "certificate verify failed".
+    """
+
+    def __init__(self, context: SSL.Context, host: str, tls: ClientTLS) -> None:
+        self._context = context
+        self._server_name: bytes | None = None
+        self._service: DNS_ID | IPAddress_ID
+        if _is_address(host):
+            self._service = IPAddress_ID(host)
+        else:
+            self._server_name = host.rstrip(".").encode("idna")
+            self._service = DNS_ID(self._server_name.decode("ascii"))
+        self.tls = tls
+        self.problem: CertificateProblem | None = None
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N803  # its name
+        """See L{IOpenSSLClientConnectionCreator}."""
+        connection = SSL.Connection(self._context, None)
+        if self._server_name is not None:  # RFC 6066 section 3: never for an address
+            connection.set_tlsext_host_name(self._server_name)
+        if self.tls.verify:
+
+            def check(_: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+                # An exception in here would pass OpenSSL and surface nowhere useful: note, and say no.
+                if self.problem is None:
+                    self.problem = _fault(self._service, certificate, error, depth, bool(ok))
+                return self.problem is None
+
+            connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, check)
+        else:
+            connection.set_verify(SSL.VERIFY_NONE)
+        return connection
+
+
+def _fault(
+    service: DNS_ID | IPAddress_ID, certificate: crypto.X509, error: int, depth: int, ok: bool
+) -> CertificateProblem | None:
+    """What is wrong with C{certificate}, as OpenSSL's verification reaches it."""
+    if not ok:
+        fault = _FAULTS.get(error, "other")
+        words = _WORDS.get(fault, f"the certificate was not accepted (OpenSSL's error {error})")
+        return _problem(fault, certificate, words)
+    if depth > 0:
+        return None
+    try:
+        verify_service_identity(extract_patterns(certificate), [service], [])
+    except (VerificationError, CertificateError):  # other names, or none
+        return _problem("name", certificate, "the certificate is for another name")
+    except Exception as unusable:  # whatever a certificate can be made to hold
+        return _problem("other", certificate, f"the certificate can't be read: {type(unusable).__name__}")
+    return None
+
+
+def _problem(fault: CertificateFault, certificate: crypto.X509, detail: str) -> CertificateProblem:
+    parsed = certificate.to_cryptography()
+    return CertificateProblem(
+        fault,
+        subject=_names(parsed) if fault == "name" else _printable(parsed.subject.rfc4514_string()),
+        issuer=_printable(parsed.issuer.rfc4514_string()),
+        not_before=parsed.not_valid_before_utc,
+        not_after=parsed.not_valid_after_utc,
+        detail=detail,
+    )
+
+
+def _names(certificate: x509.Certificate) -> str:
+    """The names that a certificate is for, at most ten of them."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "no host name at all"
+    names = [str(name.value) for name in extension if isinstance(name, x509.DNSName | x509.IPAddress)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return _printable(", ".join(names[:10])) + more
+
+
+def _printable(text: str) -> str:
+    """A peer's text, fit for one line of a log."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)[:300] or "(empty)"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _load_key(pem: bytes) -> crypto._Key:
+    return load_pem_private_key(pem, password=None)  # type: ignore[return-value]  # checked by PKey
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise TLSFileProblem(f"{what} {path}: {error.strerror or error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise TLSFileProblem(f"{what} {path}: larger than {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _certificates(path: str, what: str) -> list[crypto.X509]:
+    try:
+        found = x509.load_pem_x509_certificates(_read(path, what))
+    except ValueError as error:
+        raise TLSFileProblem(f"{what} {path}: no certificate in PEM form") from error
+    return [crypto.X509.from_cryptography(certificate) for certificate in found]
