@@ -1,0 +1,1 @@
+"""The chisel tunnel: remotes, carrier, SSH, forwarding, session, machine, manager."""

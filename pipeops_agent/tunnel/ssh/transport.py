@@ -1,0 +1,390 @@
+"""
+The SSH transport (RFC 4253) that chisel speaks: Conch's key exchange over our packet layer.
+
+Conch brings the key exchange; this module replaces what Conch does with packets: the ciphers
+(L{packets}), strict key exchange (C{kex-strict-c-v00@openssh.com}), rekeying by volume and by time,
+new keys taken into use the moment NEWKEYS passes, and one error for whatever a peer does wrong.
+Conch is untyped; nothing beyond this module and C{auth} touches it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from typing import Any, Final
+
+from twisted.conch.ssh.common import NS, getNS
+from twisted.conch.ssh.transport import (
+    SSHClientTransport,
+    SSHTransportBase,
+)
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pipeops_agent.tunnel.ssh.common import (
+    RekeyPolicy,
+    SSHError,
+    TransportOwner,
+    fingerprint,
+    peer_text,
+)
+from pipeops_agent.tunnel.ssh.messages import (
+    DISCONNECT_BY_APPLICATION,
+    DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
+    DISCONNECT_PROTOCOL_ERROR,
+    FIRST_SERVICE_MESSAGE,
+    MSG_DISCONNECT,
+    MSG_KEX_ECDH_INIT,
+    MSG_KEXINIT,
+    MSG_NEWKEYS,
+)
+from pipeops_agent.tunnel.ssh.negotiation import (
+    HOST_KEYS,
+    KEY_EXCHANGES,
+    STRICT_CLIENT,
+    STRICT_SERVER,
+    Agreement,
+    Proposal,
+    agree,
+    guess_was_wrong,
+    parse_proposal,
+)
+from pipeops_agent.tunnel.ssh.packets import (
+    CIPHERS,
+    MACS,
+    Keys,
+    Opener,
+    PacketError,
+    PacketReader,
+    PacketWriter,
+    make_opener,
+    make_sealer,
+)
+
+CLIENT_VERSION: Final = b"SSH-chisel-v3-client"
+
+MAX_VERSION_LINE: Final = 255
+"""RFC 4253, section 4.2, with the line end. chisel sends nothing before its version."""
+
+
+@implementer(IPushProducer)
+class PacketTransport(SSHTransportBase):
+    """What both sides share; it stands before Conch's client or server in the class order."""
+
+    transport: Any
+    """The carrier: an C{ITransport} and C{IConsumer}, from L{connectionMade} on."""
+    service: Any
+    """The L{Service} that runs at present, or None."""
+    supportedCiphers: Any = list(CIPHERS)
+    supportedMACs: Any = list(MACS)
+    supportedCompressions: Any = [b"none"]
+    supportedPublicKeys: Any = list(HOST_KEYS)
+    _blockedByKeyExchange: Any
+    ignoreNextPacket: Any = False
+
+    peer_version: bytes
+    """What the peer's version line must begin with."""
+    _strict_theirs: bytes
+    _strict_ours: bytes
+    """The names by which either side's KEXINIT says that it does strict key exchange."""
+
+    def __init__(self, clock: IReactorTime, owner: TransportOwner, rekey: RekeyPolicy) -> None:
+        # On the instance: as a class attribute it would be renamed after the class.
+        self._log = Logger(namespace="tunnel.ssh", source=self)
+        self._clock = clock
+        self._owner = owner
+        self._rekey = rekey
+        self._reader = PacketReader()
+        self._writer = PacketWriter()
+        self._next_opener: Opener | None = None
+        self._keys_since = clock.seconds()
+        self._agreement: Agreement
+        self._strict = False
+        self._secure = False
+        self._over = False
+        self._ended = False
+        self._carrier_full = False
+        self._version_line = b""
+        self.error: SSHError | None = None
+        self.key_exchanges = 0
+
+    # -- life
+
+    def connectionMade(self) -> None:
+        self.transport.write(self.ourVersionString + b"\r\n")
+        self.sendKexInit()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Stop the service, then tell the owner, once, with the best reason known."""
+        self._over = True
+        if self._ended:
+            return
+        self._ended = True
+        if self.error is None:
+            text = reason.getErrorMessage() if reason is not None else "closed"
+            self.error = SSHError(f"the connection was lost: {text}")
+        service, self.service = self.service, None
+        if service is not None:
+            service.serviceStopped()
+        self._owner.ssh_ended(self.error)
+
+    def fail(self, sentence: str, code: int = DISCONNECT_PROTOCOL_ERROR) -> None:
+        """End the connection because of C{sentence}, which is also told to the peer."""
+        self.sendDisconnect(code, sentence.encode())
+
+    def loseConnection(self) -> None:
+        self.sendDisconnect(DISCONNECT_BY_APPLICATION, b"closed")
+
+    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+        """As Conch's; the first reason is the one that counts, and nothing is sent after it."""
+        if self._over:
+            return
+        if self.error is None:
+            self.error = SSHError(peer_text(desc))
+        self.sendPacket(MSG_DISCONNECT, struct.pack(">L", reason) + NS(desc) + NS(b""))
+        self._over = True
+        self.transport.loseConnection()
+
+    def ssh_DISCONNECT(self, packet: bytes) -> None:
+        description, _ = getNS(packet[4:])
+        self.error = SSHError(f"the peer disconnected: {peer_text(description)}")
+        self._over = True
+        self.transport.loseConnection()
+
+    # -- in
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._over:
+            return
+        try:
+            if not self.gotVersion:
+                data = self._receive_version(data)
+                if not self.gotVersion:
+                    return
+            for payload in self._reader.feed(data):
+                self._received(payload)
+                if self._finished():
+                    return
+        except PacketError as error:
+            self.fail(str(error), error.code)
+
+    def _finished(self) -> bool:
+        """Whether the connection has been given up, perhaps by what was just dispatched."""
+        return self._over
+
+    def _receive_version(self, data: bytes) -> bytes:
+        """Collect the version line; return what follows it."""
+        line, end, rest = (self._version_line + data).partition(b"\n")
+        if len(line) > MAX_VERSION_LINE:
+            raise PacketError("the peer's first line is longer than an SSH version can be")
+        if not end:
+            self._version_line = line
+            return b""
+        line = line.rstrip(b"\r")
+        if not line.startswith(self.peer_version):
+            raise PacketError(f"the peer does not speak chisel: its first line is {peer_text(line)!r}")
+        self.gotVersion = True
+        self.otherVersionString = line
+        return rest
+
+    def _received(self, payload: bytes) -> None:
+        message = payload[0]
+        if message >= FIRST_SERVICE_MESSAGE:
+            if self.service is None:
+                raise PacketError(f"message {message} came before its service was started")
+            self.service.packetReceived(message, payload[1:])
+            return
+        if self.sessionID is None and self._strict and not 20 <= message <= 49 and message != 1:
+            raise PacketError(f"message {message} is not allowed in a strict key exchange")
+        if self.ignoreNextPacket and 30 <= message <= 49:
+            self.ignoreNextPacket = False
+            return
+        try:
+            self.dispatchMessage(message, payload[1:])
+        except PacketError:
+            raise
+        except Exception as error:  # Conch parses with whatever struct and slicing raise
+            self._log.debug("malformed transport message {message}", message=message)
+            raise PacketError(f"message {message} is malformed ({type(error).__name__})") from error
+        self._renew_keys_if_due()
+
+    # -- out
+
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        if self._over:
+            return
+        if self.exchanging_keys and not self._allowedKeyExchangeMessageType(messageType):
+            self._blockedByKeyExchange.append((messageType, payload))
+            return
+        self.transport.write(self._writer.seal(bytes((messageType,)) + payload))
+        if messageType >= FIRST_SERVICE_MESSAGE:
+            self._renew_keys_if_due()
+
+    # -- flow: this transport is the push producer of its carrier
+
+    @property
+    def congested(self) -> bool:
+        """Whether services should write no more at present: the carrier is full, or keys change."""
+        return self._carrier_full or self.exchanging_keys
+
+    def pauseProducing(self) -> None:
+        self._carrier_full = True
+        self._tell_flow()
+
+    def resumeProducing(self) -> None:
+        self._carrier_full = False
+        self._tell_flow()
+
+    def stopProducing(self) -> None:
+        """The carrier is gone; L{connectionLost} says so too."""
+
+    def _tell_flow(self) -> None:
+        if self.service is not None and not self._over:
+            self.service.set_congested(self.congested)
+
+    # -- keys
+
+    def sendKexInit(self) -> None:
+        super().sendKexInit()
+        self._tell_flow()
+
+    @property
+    def exchanging_keys(self) -> bool:
+        """Whether packets of the services are held back at present."""
+        return bool(self._keyExchangeState != self._KEY_EXCHANGE_NONE)
+
+    def _renew_keys_if_due(self) -> None:
+        if not self._secure or self._over or self.exchanging_keys:
+            return
+        reader, writer, policy = self._reader, self._writer, self._rekey
+        volume = max(reader.bytes_opened, writer.bytes_sealed)
+        packets = max(reader.packets_opened, writer.packets_sealed)
+        age = self._clock.seconds() - self._keys_since
+        if volume >= policy.volume or packets >= policy.MAX_PACKETS or age >= policy.seconds:
+            self.sendKexInit()
+
+    def ssh_KEXINIT(self, packet: bytes) -> None:
+        """Agree on algorithms, answer with our own KEXINIT where that is still due, and begin."""
+        if self._keyExchangeState == self._KEY_EXCHANGE_PROGRESSING:
+            raise PacketError("a key exchange was begun inside a key exchange")
+        theirs, ours = parse_proposal(packet), self._proposal()
+        self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + packet
+        if self.sessionID is None:
+            self._strict = (
+                self._strict_theirs in theirs.key_exchanges and self._strict_ours in ours.key_exchanges
+            )
+            if self._strict and self._reader.sequence != 1:
+                raise PacketError("KEXINIT is not the first packet of a strict key exchange")
+        client, server = (ours, theirs) if self.isClient else (theirs, ours)
+        self._agreement = agree(client, server)
+        self.kexAlg, self.keyAlg = self._agreement.key_exchange, self._agreement.host_key
+        self.ignoreNextPacket = guess_was_wrong(ours, theirs)
+        if not self.exchanging_keys:
+            self.sendKexInit()
+        self._keyExchangeState = self._KEY_EXCHANGE_PROGRESSING
+        self._begin_key_exchange()
+
+    def _proposal(self) -> Proposal:
+        """What our own KEXINIT offers."""
+        ciphers, macs = self.supportedCiphers, self.supportedMACs
+        none = self.supportedCompressions
+        return Proposal(
+            self.supportedKeyExchanges,
+            self.supportedPublicKeys,
+            ciphers,
+            ciphers,
+            macs,
+            macs,
+            none,
+            none,
+        )
+
+    def _begin_key_exchange(self) -> None:
+        """Send what this side sends first, if anything."""
+
+    def _keySetup(self, sharedSecret: bytes, exchangeHash: bytes) -> None:
+        """Derive the keys, say NEWKEYS, and use ours from the next packet on (RFC 4253, 7.3)."""
+        if not self.sessionID:
+            self.sessionID = exchangeHash
+        iv_cs, iv_sc, key_cs, key_sc, mac_cs, mac_sc = (
+            self._getKey(letter, sharedSecret, exchangeHash)
+            for letter in (b"A", b"B", b"C", b"D", b"E", b"F")
+        )
+        ours, theirs = Keys(iv_cs, key_cs, mac_cs), Keys(iv_sc, key_sc, mac_sc)
+        if not self.isClient:
+            ours, theirs = theirs, ours
+        agreed = self._agreement
+        outgoing, incoming = (agreed.cipher_cs, agreed.mac_cs), (agreed.cipher_sc, agreed.mac_sc)
+        if not self.isClient:
+            outgoing, incoming = incoming, outgoing
+        self.sendPacket(MSG_NEWKEYS, b"")
+        self._writer.renew(make_sealer(*outgoing, ours), reset_sequence=self._strict)
+        self._next_opener = make_opener(*incoming, theirs)
+
+    def ssh_NEWKEYS(self, packet: bytes) -> None:
+        if packet or self._next_opener is None:
+            raise PacketError("NEWKEYS came without a key exchange")
+        opener, self._next_opener = self._next_opener, None
+        self._reader.renew(opener, reset_sequence=self._strict)
+        self._keys_since = self._clock.seconds()
+        self._keyExchangeState = self._KEY_EXCHANGE_NONE
+        self.key_exchanges += 1
+        held, self._blockedByKeyExchange = self._blockedByKeyExchange, None
+        for message_type, payload in held:
+            self.sendPacket(message_type, payload)
+        self._tell_flow()
+        if not self._secure:
+            self._secure = True
+            self._owner.ssh_secure()
+
+    # -- what Conch would log by itself
+
+    def receiveUnimplemented(self, seqnum: int) -> None:
+        self._log.debug("the peer does not implement packet {seqnum}", seqnum=seqnum)
+
+    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
+        self._log.debug("the peer says: {text}", text=peer_text(message))
+
+
+class ChiselClientTransport(PacketTransport, SSHClientTransport):
+    """
+    The agent's side.
+
+    @param expected: the server's fingerprint, or None where TLS has vouched for the server; then
+        any key is taken, but the same one at every key exchange.
+    """
+
+    ourVersionString = CLIENT_VERSION
+    peer_version = b"SSH-chisel-v3"
+    supportedKeyExchanges: Any = [*KEY_EXCHANGES, STRICT_CLIENT]
+    _strict_theirs, _strict_ours = STRICT_SERVER, STRICT_CLIENT
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        owner: TransportOwner,
+        rekey: RekeyPolicy,
+        expected: str | None,
+    ) -> None:
+        super().__init__(clock, owner, rekey)
+        self._expected = expected
+        self.host_fingerprint: str | None = None
+
+    def _begin_key_exchange(self) -> None:
+        """Send our half of the elliptic-curve exchange (RFC 5656, section 4; RFC 8731)."""
+        self.ecPriv = self._generateECPrivateKey()
+        self.ecPub = self.ecPriv.public_key()
+        self.sendPacket(MSG_KEX_ECDH_INIT, NS(self._encodeECPublicKey(self.ecPub)))
+
+    def verifyHostKey(self, hostKey: bytes, fingerprint_md5: bytes) -> Deferred[bool]:
+        got = fingerprint(hostKey)
+        expected = self._expected or self.host_fingerprint or got
+        if not hmac.compare_digest(got, expected):
+            sentence = f"the server's host key is not the expected one: expected {expected}, got {got}"
+            self.fail(sentence, DISCONNECT_HOST_KEY_NOT_VERIFIABLE)
+            return fail(SSHError(sentence))
+        self.host_fingerprint = got
+        return succeed(True)
