@@ -1,0 +1,171 @@
+"""
+The relay: one channel joined with one TCP connection, each the mirror of the other.
+
+Either side's data, EOF and end become the other's, and either side's slowness slows the other: a
+local socket that takes no more keeps the channel's window shut; a channel that takes no more stops
+the reading of the local socket. What is held in between is bounded by the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.traffic import ForwardCounters
+
+LINGER: Final = 120.0
+"""Seconds that the TCP peer has to take what was sent before the end, once the channel is gone."""
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class Relay(Protocol):
+    """
+    The protocol of the TCP connection, and the handler of the channel.
+
+    @param ended: called once, when both sides are gone.
+    """
+
+    transport: Any
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        counters: ForwardCounters,
+        ended: Callable[[Relay], None],
+    ) -> None:
+        self._clock = clock
+        self._counters = counters
+        self._ended = ended
+        self._channel: Channel | None = None
+        self._held = 0
+        self._full = False
+        self._connected = self._channel_open = self._producing = self._over = False
+        self._linger: IDelayedCall | None = None
+
+    # -- the TCP side
+
+    def connectionMade(self) -> None:
+        self._connected = True
+        self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._producing = True
+        if self._channel is None:
+            self.transport.pauseProducing()
+
+    def attach(self, channel: Channel) -> None:
+        """Join C{channel}, which has just been opened with this relay as its handler."""
+        self._channel = channel
+        self._channel_open = True
+        self.transport.resumeProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._channel is not None:
+            counters = self._counters
+            counters.bytes_out += len(data)
+            counters.last_byte = self._clock.seconds()
+            self._channel.write(data)
+
+    def readConnectionLost(self) -> None:
+        """The TCP peer sends no more."""
+        if self._channel is not None:
+            self._channel.write_eof()
+
+    def writeConnectionLost(self) -> None:
+        """Our half of the TCP connection is closed, after everything before it was sent."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # no default here
+        self._connected = False
+        self._stop_linger()
+        if self._channel is not None and self._channel_open:
+            self._channel.close()
+        self._end_if_over()
+
+    # -- as the producer of what the TCP side is sent
+
+    def pauseProducing(self) -> None:
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """The TCP side took what it was sent: open the channel's window again."""
+        self._full = False
+        held, self._held = self._held, 0
+        if held and self._channel is not None:
+            self._channel.consumed(held)
+
+    def stopProducing(self) -> None:
+        """The TCP connection is gone; L{connectionLost} says so too."""
+
+    # -- the channel side
+
+    def data_received(self, data: bytes) -> None:
+        counters = self._counters
+        counters.bytes_in += len(data)
+        counters.last_byte = self._clock.seconds()
+        self.transport.write(data)
+        if self._full:
+            self._held += len(data)
+        elif self._channel is not None:
+            self._channel.consumed(len(data))
+
+    def eof_received(self) -> None:
+        if self._connected:
+            self._stop_producing()
+            self.transport.loseWriteConnection()
+
+    def channel_closed(self, lost: bool) -> None:
+        self._channel_open = False
+        if lost:
+            # A reset, not an end: the target must not take a stream that was cut for a whole one.
+            self.abort()
+        elif self._connected:
+            self._linger = self._clock.callLater(LINGER, self._cut)
+            self._stop_producing()
+            self.transport.loseConnection()
+        self._end_if_over()
+
+    def pause_writing(self) -> None:
+        if self._connected:
+            self.transport.pauseProducing()
+
+    def resume_writing(self) -> None:
+        if self._connected:
+            self.transport.resumeProducing()
+
+    # -- the end
+
+    def _stop_producing(self) -> None:
+        """Send nothing more to the TCP side: it may end when it has taken what it was sent."""
+        if self._producing:
+            self._producing = False
+            self.transport.unregisterProducer()
+            self.resumeProducing()
+
+    def abort(self) -> None:
+        """Cut the TCP connection; the channel follows."""
+        if self._connected:
+            self.transport.abortConnection()
+
+    def _cut(self) -> None:
+        self._linger = None
+        self.abort()
+
+    def _stop_linger(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    def _end_if_over(self) -> None:
+        if not self._connected and not self._channel_open and not self._over:
+            self._over = True
+            self._ended(self)

@@ -1,0 +1,386 @@
+"""
+One session: from the way out to a tunnel that is proven to be up, and to its end.
+
+The steps, each with a deadline and each kept in the trace: C{dns}, C{tcp}, C{tls} (the connector's),
+C{upgrade}, C{ssh} (version, key exchange, the server's key), C{login}, C{configuration}, C{ping}.
+When to open a session, and what to do when it ends, is the manager's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from pipeops_agent.net.connector import Connector
+from pipeops_agent.net.problems import ConnectProblem
+from pipeops_agent.net.tls import ClientTLS
+from pipeops_agent.net.trace import Trace
+from pipeops_agent.orders import TunnelServer
+from pipeops_agent.scheduling import DeadlineExceeded, Tasks, bounded
+from pipeops_agent.secrets import Secret
+from pipeops_agent.settings.model_tunnel import TunnelSettings
+from pipeops_agent.tunnel.carrier import CarrierLost, ClientCarrier, client_factory
+from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
+from pipeops_agent.tunnel.forwarding import Dialer, Forwarder
+from pipeops_agent.tunnel.keepalive import Keepalive
+from pipeops_agent.tunnel.remotes import Remote, config_payload, named_ports
+from pipeops_agent.tunnel.ssh.auth import LoginRefused, PasswordAuthClient
+from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, peer_text
+from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, RequestRefused
+from pipeops_agent.tunnel.ssh.transport import ChiselClientTransport
+from pipeops_agent.tunnel.traffic import TrafficCounters
+
+_log = Logger(namespace="tunnel.session")
+
+PING: Final = b"ping"
+PONG: Final = b"pong"
+CONFIG: Final = b"config"
+
+CLOSE_TIMEOUT: Final = 1.5
+"""Seconds until a session that is being closed is over, whatever the server does."""
+
+
+class ChiselSession:
+    """
+    See L{pipeops_agent.tunnel.session_api.Session}.
+
+    It is the owner of the three layers (carrier, transport, connection) and hears from each of them.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        server: TunnelServer,
+        remotes: tuple[Remote, ...],
+        *,
+        forwarder: Forwarder,
+        traffic: TrafficCounters,
+        settings: TunnelSettings,
+        version: str,
+        on_ping: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor
+        self._on_ping = on_ping
+        self._server = server
+        self._remotes = remotes
+        self._forwarder = forwarder
+        self._traffic = traffic
+        self._settings = settings
+        self._version = version
+        self._stage: Deferred[None] | None = None
+        self._passed: set[str] = set()
+        self._ended: str | None = None
+        self._error: SSHError | None = None
+        self._closing: str | None = None
+        self._waiters: list[Deferred[str]] = []
+        self._opened_at: float = self._clock.seconds()
+        self._connection = ConnectionLayer(
+            self, window=settings.window_size, max_channels=settings.max_channels
+        )
+        self._transport = ChiselClientTransport(
+            self._clock,
+            self,
+            RekeyPolicy(settings.rekey_bytes, settings.rekey_interval),
+            server.fingerprint,
+        )
+        self._carrier = ClientCarrier(self._clock, self._transport, self)
+        self._pings = self._make_keepalive("SSH", self._send_ping)
+        self._frames = self._make_keepalive("WebSocket", self._carrier.ping)
+        self._tasks = Tasks()
+
+    # -- the Session interface
+
+    @property
+    def remotes(self) -> tuple[Remote, ...]:
+        return self._remotes
+
+    @property
+    def rtt(self) -> float | None:
+        return self._pings.rtt
+
+    def last_activity(self) -> float:
+        times = (self._traffic.forward(remote.forward).last_byte for remote in self._remotes)
+        return max(self._opened_at, *(time or 0.0 for time in times))
+
+    def when_lost(self) -> Deferred[str]:
+        if self._ended is not None:
+            return succeed(self._ended)
+        waiter: Deferred[str] = Deferred()
+        self._waiters.append(waiter)
+        return waiter
+
+    def close(self, why: str) -> Deferred[None]:
+        if self._ended is None and self._closing is None:
+            self._closing = why
+            self._stop_pings()
+            self._tasks.spawn(self._close(), "closing a tunnel session")
+        return self.when_lost().addCallback(lambda _: None)
+
+    async def _close(self) -> None:
+        await self._forwarder.stop()
+        self._transport.loseConnection()
+        try:
+            await bounded(self._clock, CLOSE_TIMEOUT, self.when_lost(), "the end of a session")
+        except DeadlineExceeded:
+            self._carrier.fail("the server does not close the connection")
+
+    # -- opening
+
+    async def open(self, connector: Connector, tls: ClientTLS | None, trace: Trace) -> None:
+        """
+        Go through all steps.
+
+        @raise SessionError: one of them failed; nothing is left behind.
+        """
+        try:
+            await self._connect(connector, tls, trace)
+            await self._step(trace, "ssh", "the SSH key exchange")
+            await self._login(trace)
+            await self._configure(trace)
+            await self._first_ping(trace)
+        except BaseException:
+            self._carrier_cut()
+            raise
+        self._pings.start()
+        self._frames.start()
+
+    async def _connect(self, connector: Connector, tls: ClientTLS | None, trace: Trace) -> None:
+        address = self._server.address
+        factory = client_factory(
+            self._reactor, address.url, f"PipeOps-Agent/{self._version}", lambda: self._carrier
+        )
+        endpoint = connector.endpoint(address.host, address.port, tls=tls, trace=trace)
+        try:
+            await endpoint.connect(factory)
+        except ConnectProblem as problem:
+            raise SessionError(problem.step, str(problem), problem.retryable) from problem
+        await self._step(trace, "upgrade", "the upgrade to a WebSocket")
+
+    async def _step(self, trace: Trace, name: str, what: str) -> None:
+        """Wait until the step C{name} is passed, or the session has ended."""
+        with trace.step(name):
+            if name in self._passed:
+                return
+            self._check_alive(name)
+            self._stage = Deferred()
+            await self._in_time(name, self._stage, what)
+
+    async def _in_time(self, step: str, waiting: Deferred[Any], what: str) -> Any:
+        """Wait for C{waiting}; whatever goes wrong becomes a L{SessionError} of this step."""
+        try:
+            return await bounded(self._clock, self._settings.connect_timeout, waiting, what)
+        except CancelledError:
+            raise
+        except DeadlineExceeded as error:
+            raise SessionError(step, str(error)) from error
+        except LoginRefused as error:
+            raise SessionError(step, str(error), retryable=False) from error
+        except (SSHError, CarrierLost) as error:
+            self._check_alive(step)
+            raise SessionError(step, str(error)) from error
+
+    def _check_alive(self, step: str) -> None:
+        if self._ended is not None:
+            raise SessionError(step, self._ended, retryable=step != "ssh" or not self._wrong_key)
+
+    @property
+    def _wrong_key(self) -> bool:
+        return self._error is not None and "host key" in str(self._error)
+
+    async def _login(self, trace: Trace) -> None:
+        user, password = self._server.credentials or ("", Secret(""))
+        with trace.step("login"):
+            login = PasswordAuthClient(user, password)
+            self._transport.requestService(login)
+            await self._in_time("login", login.done, "the login")
+            self._transport.setService(self._connection)
+
+    async def _configure(self, trace: Trace) -> None:
+        with trace.step("configuration"):
+            payload = config_payload(self._remotes, self._version)
+            waiting = self._connection.request(CONFIG, payload)
+            try:
+                objection = await self._in_time("configuration", waiting, "the answer to the configuration")
+            except RequestRefused as refusal:
+                objection = refusal.reason or b"no reason given"
+            if objection:  # a text in the reply is a refusal, whatever the reply's kind
+                text = peer_text(objection)
+                reason = f"the server refused the configuration: {text}"
+                raise RemotesRefused(reason, named_ports(text))
+
+    async def _first_ping(self, trace: Trace) -> None:
+        with trace.step("ping"):
+            began = self._clock.seconds()
+            waiting = self._connection.request(PING)
+            with suppress(RequestRefused):  # an answer is an answer: servers may not know pings
+                await self._in_time("ping", waiting, "the answer to the first ping")
+            self._pings.rtt = self._clock.seconds() - began
+
+    def _carrier_cut(self) -> None:
+        """Leave nothing behind of an attempt that failed."""
+        self._tasks.spawn(self._forwarder.stop(), "stopping a forwarder")
+        if self._ended is None and self._carrier.transport is not None:
+            self._carrier.fail("the attempt was given up")
+
+    # -- pings
+
+    def _make_keepalive(self, name: str, send: Callable[[], None]) -> Keepalive:
+        return Keepalive(
+            self._clock,
+            name,
+            interval=self._settings.ping_interval,
+            timeout=self._settings.ping_timeout,
+            send=send,
+            heard=lambda: self._carrier.last_received,
+            dead=self._carrier_dead,
+        )
+
+    def _send_ping(self) -> None:
+        # A refusal is an answer too; the end of the connection is told elsewhere.
+        self._connection.request(PING).addBoth(lambda _: self._ponged())
+
+    def _ponged(self) -> None:
+        if self._ended is None:
+            self._pings.answered()
+            self._count_bytes()
+            self._on_ping()
+
+    def _carrier_dead(self, sentence: str) -> None:
+        self._carrier.fail(sentence)
+
+    def _stop_pings(self) -> None:
+        self._pings.stop()
+        self._frames.stop()
+
+    def _count_bytes(self) -> None:
+        carrier, traffic = self._carrier, self._traffic
+        traffic.carrier_bytes_in += carrier.bytes_in
+        traffic.carrier_bytes_out += carrier.bytes_out
+        carrier.bytes_in = carrier.bytes_out = 0
+
+    # -- what the layers tell
+
+    def carrier_open(self) -> None:
+        self._pass("upgrade")
+        self._carrier.transport.registerProducer(self._transport, True)
+
+    def carrier_pong(self) -> None:
+        self._frames.answered()
+
+    def ssh_secure(self) -> None:
+        self._pass("ssh")
+
+    def _pass(self, name: str) -> None:
+        self._passed.add(name)
+        stage, self._stage = self._stage, None
+        if stage is not None and not stage.called:
+            stage.callback(None)
+
+    def channel_requested(self, request: Any) -> None:
+        self._forwarder.channel_requested(request)
+
+    def global_requested(self, name: bytes, payload: bytes) -> bytes | None:
+        return PONG if name == PING else None
+
+    def ssh_ended(self, error: SSHError) -> None:
+        self._error = error
+
+    def carrier_lost(self, error: CarrierLost) -> None:
+        self._stop_pings()
+        self._count_bytes()
+        self._ended = self._closing or str(self._error or error)
+        self._tasks.spawn(self._forwarder.stop(), "stopping a forwarder")
+        stage, self._stage = self._stage, None
+        if stage is not None and not stage.called:
+            stage.errback(error)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(self._ended)
+
+
+class SessionOpener:
+    """
+    Opens sessions: the manager's way out (L{pipeops_agent.tunnel.session_api.Opener}).
+
+    @param tls: how TLS is spoken to chisel servers.
+    @param report: told of each dial: the forward's name, and None or why it failed.
+    @param on_ping: called when a ping has been answered.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        connector: Connector,
+        dialer: Dialer,
+        traffic: TrafficCounters,
+        *,
+        settings: Callable[[], TunnelSettings],
+        tls: ClientTLS,
+        version: str,
+        report: Callable[[str, str | None], None],
+        on_ping: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._on_ping = on_ping
+        self._connector = connector
+        self._dialer = dialer
+        self._traffic = traffic
+        self._settings = settings
+        self._tls = tls
+        self._version = version
+        self._report = report
+
+    async def __call__(
+        self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace
+    ) -> ChiselSession:
+        """
+        Open a session that carries C{remotes}.
+
+        @raise SessionError: it can't be opened.
+        """
+        settings = self._settings()
+        tls = self._tls_for(server)
+        forwarder = Forwarder(
+            self._reactor,
+            self._dialer,
+            remotes,
+            self._traffic,
+            dial_timeout=settings.dial_timeout,
+            report=self._report,
+        )
+        session = ChiselSession(
+            self._reactor,
+            server,
+            remotes,
+            forwarder=forwarder,
+            traffic=self._traffic,
+            settings=settings,
+            version=self._version,
+            on_ping=self._on_ping,
+        )
+        await session.open(self._connector, tls, trace)
+        return session
+
+    def _tls_for(self, server: TunnelServer) -> ClientTLS | None:
+        """
+        How TLS is spoken to C{server}: somebody must vouch for it, TLS or the fingerprint.
+
+        @raise SessionError: nobody does.
+        """
+        if server.fingerprint is None and not server.address.tls:
+            raise SessionError(
+                "tls", "the server has neither TLS nor a fingerprint to be known by", retryable=False
+            )
+        if not server.address.tls:
+            return None
+        if server.fingerprint is None:
+            return msgspec.structs.replace(self._tls, verify=True)
+        return self._tls

@@ -1,0 +1,337 @@
+"""Forwarding: what is dialled and what is refused, and the relay between a channel and a socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from pipeops_agent.net.resolver import Address
+from pipeops_agent.tunnel.forwarding import Dialer, Forwarder
+from pipeops_agent.tunnel.relay import LINGER, Relay
+from pipeops_agent.tunnel.remotes import Remote
+from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.ssh.common import SSHError
+from pipeops_agent.tunnel.ssh.connection import OpenRefused
+from pipeops_agent.tunnel.traffic import TrafficCounters
+from tests.tunnel.ssh.pair import Handler, Pair
+
+WINDOW = 64 * 1024
+REMOTES = (
+    Remote("api", 8000, "localhost", 6443),
+    Remote("kubelet", 8001, "10.0.0.7", 10250),
+    Remote("named", 8002, "db.internal", 5432),
+    Remote("six", 8003, "::1", 7000),
+)
+
+
+class Names:
+    """A resolver that knows one name, with two addresses."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def resolve(self, host: str, port: int) -> Deferred[list[Address]]:
+        self.asked.append(host)
+        return succeed([IPv4Address("TCP", "10.1.1.1", port), IPv6Address("TCP", "fd00::1", port)])
+
+
+class Socket(StringTransportWithDisconnection):
+    """A TCP connection in memory: half-close, producers, and what was asked of it."""
+
+    def __init__(self, protocol: Relay) -> None:
+        super().__init__()
+        self.protocol: Any = protocol
+        self.calls: list[str] = []
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.calls.append("nodelay")
+
+    def loseWriteConnection(self) -> None:
+        self.calls.append("half-close")
+
+    def loseConnection(self) -> None:
+        self.calls.append("close")
+
+    def abortConnection(self) -> None:
+        self.calls.append("abort")
+
+    def gone(self, error: Exception) -> None:
+        """The connection ends."""
+        self.protocol.connectionLost(Failure(error))
+
+
+class Forwarding(SynchronousTestCase):
+    """A forwarder behind the client of an in-memory pair."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.traffic = TrafficCounters()
+        self.names = Names()
+        self.reports: list[tuple[str, str | None]] = []
+        self.forwarder = Forwarder(
+            self.reactor,
+            Dialer(self.reactor, self.names),
+            REMOTES,
+            self.traffic,
+            dial_timeout=10,
+            report=lambda name, why: self.reports.append((name, why)),
+        )
+        self.pair = Pair(window=WINDOW)
+        self.pair.client_requests.on_channel = self.forwarder.channel_requested
+        self.pair.log_in()
+
+    def tearDown(self) -> None:
+        self.forwarder.stop()
+        self.assertEqual(self.reactor.getDelayedCalls(), [], "a timer was left behind")
+
+    def open(self, target: bytes, kind: bytes = b"chisel") -> tuple[Deferred[Channel], Handler]:
+        """Let the server open a channel."""
+        handler = Handler()
+        opening = self.pair.server_layer.open_channel(kind, target, handler)
+        self.pair.pump()
+        return opening, handler
+
+    def connect(self) -> Socket:
+        """Let the dial under way succeed."""
+        host, port, factory, _, _ = self.reactor.tcpClients[-1]
+        relay: Any = factory.buildProtocol(IPv4Address("TCP", host, port))
+        socket = Socket(relay._wrappedProtocol)
+        relay.makeConnection(socket)
+        self.pair.pump()
+        return socket
+
+    def refuse(self) -> None:
+        """Let the dial under way fail."""
+        factory: Any = self.reactor.tcpClients[-1][2]
+        factory.clientConnectionFailed(None, Failure(error.ConnectionRefusedError()))
+        self.pair.pump()
+
+    def joined(self, target: bytes = b"10.0.0.7:10250") -> tuple[Channel, Handler, Socket]:
+        """A channel joined with a socket."""
+        opening, handler = self.open(target)
+        socket = self.connect()
+        handler.channel = self.successResultOf(opening)
+        return handler.channel, handler, socket
+
+
+class Dialling(Forwarding):
+    """Which targets are dialled."""
+
+    def assert_refused(self, target: bytes, code: int, words: str, kind: bytes = b"chisel") -> None:
+        """The channel is refused, counted, and nothing is dialled."""
+        dials, refused = len(self.reactor.tcpClients), self.traffic.refused
+        opening, _ = self.open(target, kind)
+        error = self.failureResultOf(opening, OpenRefused).value
+        self.assertEqual(error.code, code)
+        self.assertIn(words, str(error))
+        self.assertEqual(len(self.reactor.tcpClients), dials)
+        self.assertEqual(self.traffic.refused, refused + 1)
+
+    def test_only_configured_targets(self) -> None:
+        """Any other target is refused: another port, another name for the same, UDP, SOCKS, noise."""
+        for target in (
+            b"localhost:22",
+            b"127.0.0.1:6443",
+            b"169.254.169.254:80",
+            b"localhost:6443/udp",
+            b"socks",
+            b"",
+            b"\xff\xfe",
+            b"x" * 5000,
+        ):
+            self.assert_refused(target, 1, "")
+
+    def test_unknown_channel_type(self) -> None:
+        """So is any other type of channel."""
+        for kind in (b"session", b"direct-tcpip", b"forwarded-tcpip", b"\x00"):
+            self.assert_refused(b"localhost:6443", 3, "unknown channel type", kind)
+
+    def test_localhost_without_lookup(self) -> None:
+        """C{localhost} is both loopback addresses, in turn, without a look-up."""
+        opening, _ = self.open(b"localhost:6443")
+        self.assertEqual(self.reactor.tcpClients[-1][:2], ("127.0.0.1", 6443))
+        self.refuse()
+        self.assertEqual(self.reactor.tcpClients[-1][:2], ("::1", 6443))
+        self.connect()
+        self.successResultOf(opening)
+        self.assertEqual(self.names.asked, [])
+
+    def test_names_are_resolved(self) -> None:
+        """A name's addresses are tried in turn; the last one's reason is told."""
+        opening, _ = self.open(b"db.internal:5432")
+        self.assertEqual(self.names.asked, ["db.internal"])
+        self.refuse()
+        self.assertEqual(self.reactor.tcpClients[-1][:2], ("fd00::1", 5432))
+        self.refuse()
+        error = self.failureResultOf(opening, OpenRefused).value
+        self.assertEqual(error.code, 2)
+        self.assertIn("refuses connections", str(error))
+
+    def test_ipv6_target(self) -> None:
+        """An IPv6 target is bracketed on the wire and dialled without brackets."""
+        opening, _ = self.open(b"[::1]:7000")
+        self.assertEqual(self.reactor.tcpClients[-1][:2], ("::1", 7000))
+        self.connect()
+        self.successResultOf(opening)
+
+    def test_confirmed_only_when_reached(self) -> None:
+        """The channel is open only when the target is; success and failure are reported."""
+        opening, _ = self.open(b"10.0.0.7:10250")
+        self.assertNoResult(opening)
+        self.connect()
+        self.successResultOf(opening)
+        refused, _ = self.open(b"10.0.0.7:10250")
+        self.refuse()
+        self.failureResultOf(refused, OpenRefused)
+        self.assertEqual(self.reports[0], ("kubelet", None))
+        self.assertEqual(self.reports[1][0], "kubelet")
+        self.assertIn("refuses", self.reports[1][1] or "")
+        counters = self.traffic.forward("kubelet")
+        self.assertEqual((counters.opened, counters.open, counters.failed_dials), (1, 1, 1))
+
+    def test_dial_timeout(self) -> None:
+        """A target that does not answer is given up in time; other channels are not held up."""
+        opening, _ = self.open(b"10.0.0.7:10250")
+        other, _ = self.open(b"localhost:6443")
+        self.connect()
+        self.successResultOf(other)
+        self.reactor.advance(10)
+        self.pair.pump()
+        self.assertEqual(self.failureResultOf(opening, OpenRefused).value.code, 2)
+
+    def test_lost_while_dialling(self) -> None:
+        """The end of the connection ends the dials under way."""
+        opening, _ = self.open(b"10.0.0.7:10250")
+        self.pair.lose()
+        self.failureResultOf(opening, SSHError)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertTrue(self.reactor.connectors[-1].stoppedConnecting)
+
+    def test_stop_while_dialling(self) -> None:
+        """So does stopping; the far side is told."""
+        opening, _ = self.open(b"10.0.0.7:10250")
+        self.successResultOf(self.forwarder.stop())
+        self.pair.pump()
+        self.failureResultOf(opening, OpenRefused)
+
+
+class Relaying(Forwarding):
+    """The relay between a channel and a socket."""
+
+    def test_both_ways(self) -> None:
+        """Bytes pass both ways and are counted; the socket sends small packets at once."""
+        channel, handler, socket = self.joined()
+        channel.write(b"question")
+        self.pair.pump()
+        self.assertEqual(socket.value(), b"question")
+        socket.protocol.dataReceived(b"answer!")
+        self.pair.pump()
+        self.assertEqual(bytes(handler.data), b"answer!")
+        counters = self.traffic.forward("kubelet")
+        self.assertEqual((counters.bytes_in, counters.bytes_out), (8, 7))
+        self.assertIn("nodelay", socket.calls)
+
+    def test_slow_socket_shuts_the_window(self) -> None:
+        """A socket that takes no more holds the far side at the window, without loss."""
+        channel, handler, socket = self.joined()
+        socket.protocol.pauseProducing()
+        channel.write(b"x" * (3 * WINDOW))
+        self.pair.pump()
+        self.assertEqual(len(socket.value()), WINDOW)
+        self.assertEqual(handler.events, ["pause"])
+        socket.protocol.resumeProducing()
+        self.pair.pump()
+        self.assertEqual(len(socket.value()), 3 * WINDOW)
+        self.assertEqual(handler.events, ["pause", "resume"])
+
+    def test_slow_channel_stops_the_reading(self) -> None:
+        """A far side that does not consume pauses the reading of the socket."""
+        channel, handler, socket = self.joined()
+        handler.consume = False
+        socket.protocol.dataReceived(b"x" * (WINDOW + 1))
+        self.assertEqual(socket.producerState, "paused")
+        self.pair.pump()
+        channel.consumed(WINDOW)
+        self.pair.pump()
+        self.assertEqual(socket.producerState, "producing")
+        self.assertEqual(len(handler.data), WINDOW + 1)
+
+    def test_half_close_from_the_far_side(self) -> None:
+        """EOF closes the socket's half; its answer still comes back."""
+        channel, handler, socket = self.joined()
+        channel.write(b"all of it")
+        channel.write_eof()
+        self.pair.pump()
+        self.assertEqual(socket.value(), b"all of it")
+        self.assertEqual(socket.calls[-1], "half-close")
+        socket.protocol.dataReceived(b"the answer")
+        socket.protocol.readConnectionLost()
+        self.pair.pump()
+        self.assertEqual(bytes(handler.data), b"the answer")
+        self.assertEqual(handler.events, ["eof", "closed"])
+        self.assertEqual(socket.calls[-1], "close")
+        socket.gone(ConnectionDone())
+
+    def test_half_close_from_the_socket(self) -> None:
+        """The socket's EOF becomes the channel's; data still flows to the socket."""
+        channel, handler, socket = self.joined()
+        socket.protocol.dataReceived(b"greeting")
+        socket.protocol.readConnectionLost()
+        self.pair.pump()
+        self.assertEqual(handler.events, ["eof"])
+        channel.write(b"still here")
+        self.pair.pump()
+        self.assertEqual(socket.value(), b"still here")
+
+    def test_socket_lost(self) -> None:
+        """A socket that breaks closes the channel, after what it had sent."""
+        _, handler, socket = self.joined()
+        socket.protocol.dataReceived(b"last words")
+        socket.gone(ConnectionLost())
+        self.pair.pump()
+        self.assertEqual(bytes(handler.data), b"last words")
+        self.assertEqual(handler.events, ["closed"])
+        self.assertEqual(self.traffic.forward("kubelet").open, 0)
+
+    def test_channel_closed_delivers_first(self) -> None:
+        """A closed channel closes the socket in order, and cuts it where it takes too long."""
+        channel, _, socket = self.joined()
+        channel.write(b"x" * 100)
+        channel.close()
+        self.pair.pump()
+        self.assertEqual(len(socket.value()), 100)
+        self.assertEqual(socket.calls[-1], "close")
+        self.reactor.advance(LINGER)
+        self.assertEqual(socket.calls[-1], "abort")
+        socket.gone(ConnectionLost())
+        self.assertEqual(self.traffic.forward("kubelet").open, 0)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_linger_ends_with_the_socket(self) -> None:
+        """A socket that closes in time leaves no timer."""
+        channel, _, socket = self.joined()
+        channel.close()
+        self.pair.pump()
+        socket.gone(ConnectionDone())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_connection_lost_resets_the_socket(self) -> None:
+        """A cut stream must not look whole to the target: its socket is reset, not closed."""
+        _, _, socket = self.joined()
+        self.pair.lose()
+        self.assertEqual(socket.calls[-1], "abort")
+        socket.gone(ConnectionLost())
+        self.assertEqual(self.traffic.forward("kubelet").open, 0)
+
+    def test_stop_cuts_everything(self) -> None:
+        """Stopping cuts every socket."""
+        sockets = [self.joined()[2] for _ in range(5)]
+        self.successResultOf(self.forwarder.stop())
+        self.assertEqual([socket.calls[-1] for socket in sockets], ["abort"] * 5)
