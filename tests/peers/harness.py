@@ -1,0 +1,279 @@
+"""
+Starts the peers that the tunnel is tested with, and ends them with the test.
+
+A contract suite is written once against L{Peer}; each variant says how its server is made::
+
+    class SandboxServer(Contract, TestCase):
+        async def make_server(self) -> Peer: ...
+
+
+    class GoServer(Contract, TestCase):
+        async def make_server(self) -> Peer:
+            return await self.peers.gochisel_server()
+
+
+    class ChiselServer(Contract, TestCase):
+        async def make_server(self) -> Peer:
+            return await self.peers.chisel_server()
+
+The Go peer is built on first use; without Go, or without C{CHISEL}, the test is skipped and says why
+(L{tests.peers.building}).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from pipeops_agent.orders import ServerAddress, TunnelServer
+from pipeops_agent.secrets import Secret
+from tests.peers.building import chisel, gochisel
+from tests.peers.processes import Event, Parser, PeerEnded, Program, RealReactor, flags, json_lines
+
+CREDENTIALS = ("agent", Secret("correct horse:battery"))
+"""The default login; the password holds a colon, which belongs to it."""
+
+KEY_SEED = "peer"
+
+_PORT_ATTEMPTS = 5
+
+
+class Peer(Protocol):
+    """A chisel server that someone else runs."""
+
+    @property
+    def url(self) -> str:
+        """C{ws://} or C{wss://}, without a path."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its SSH host key: 44 characters of base64."""
+
+    @property
+    def credentials(self) -> tuple[str, Secret] | None:
+        """The login that it accepts; None: any."""
+
+    async def stop(self) -> None:
+        """End it in order."""
+
+    async def kill(self) -> None:
+        """End it as a power cut does: no goodbye above TCP."""
+
+
+@dataclass(frozen=True)
+class ServerPeer:
+    """A server in a process of its own; a L{Peer}."""
+
+    url: str
+    fingerprint: str
+    credentials: tuple[str, Secret] | None
+    program: Program
+    ca: str = ""
+    """The PEM certificate that vouches for a C{wss} server."""
+
+    @property
+    def port(self) -> int:
+        """For a successor under the same address."""
+        port = urlsplit(self.url).port
+        assert port is not None
+        return port
+
+    async def stop(self) -> None:
+        await self.program.stop()
+
+    async def kill(self) -> None:
+        await self.program.kill()
+
+
+@dataclass(frozen=True)
+class Services:
+    """The TCP services behind the tunnel: C{host:port} by name, and the CA of the one named tls."""
+
+    addresses: Mapping[str, str]
+    ca: str
+    program: Program
+
+    def __getitem__(self, name: str) -> str:
+        return self.addresses[name]
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """A way in which C{gochisel server} misbehaves, and what a good client does about it."""
+
+    mode: str
+    stage: str
+    expect: Literal["end", "refuse", "carry-on", "bounded"]
+    does: str
+
+
+def tunnel_server(peer: Peer) -> TunnelServer:
+    """Return C{peer} as an order of the control plane names it."""
+    parts = urlsplit(peer.url)
+    assert parts.hostname is not None
+    address = ServerAddress(
+        host=parts.hostname,
+        port=parts.port or (443 if parts.scheme == "wss" else 80),
+        path=parts.path or "/",
+        tls=parts.scheme == "wss",
+    )
+    return TunnelServer(address=address, fingerprint=peer.fingerprint, credentials=peer.credentials)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody has at this moment, for programs that can't choose one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+_CHISEL_LINES = [
+    (re.compile(r"server: Fingerprint (?P<fingerprint>\S+)$"), "fingerprint"),
+    (re.compile(r"server: Listening on (?P<url>\S+)$"), "listening"),
+    (re.compile(r"server: session#(?P<session>\d+): .*: Listening$"), "bound"),
+    (re.compile(r"client: Connected "), "configured"),
+    (re.compile(r"client: (?P<error>Connection error: .*)$"), "error"),
+    (re.compile(r"client: Disconnected"), "closed"),
+]
+
+
+def chisel_lines(line: str) -> Event:
+    """Make an event of a line of chisel's log; C{log} where it is none of those that tests wait for."""
+    for pattern, event in _CHISEL_LINES:
+        found = pattern.search(line)
+        if found:
+            return {"event": event, **found.groupdict()}
+    return {"event": "log", "line": line}
+
+
+class Peers:
+    """Starts peers for one test; all of them end with it."""
+
+    def __init__(self, reactor: RealReactor, case: TestCase) -> None:
+        self._reactor = reactor
+        self._case = case
+
+    def _start(
+        self, arguments: Sequence[str], parse: Parser = json_lines, stop_signal: str | None = None
+    ) -> Program:
+        program = Program.start(self._reactor, arguments, parse, stop_signal)
+        self._case.addCleanup(lambda: Deferred.fromCoroutine(program.kill()))
+        return program
+
+    async def gochisel_server(
+        self,
+        *,
+        port: int = 0,
+        credentials: tuple[str, Secret] | None = CREDENTIALS,
+        hostile: str = "",
+        tls: bool = False,
+        **more: object,
+    ) -> ServerPeer:
+        """
+        Start C{gochisel server}.
+
+        @param hostile: one of the names of L{modes}.
+        @param more: other flags, with underscores: C{half_close=True}, C{rekey_bytes=4096},
+            C{ping_interval="1s"}, C{config_timeout="1s"}, C{quiet=True}.
+        """
+        named = [("listen", f"127.0.0.1:{port}"), ("key-seed", KEY_SEED), ("auth", _login(credentials))]
+        named += [("hostile", hostile)]
+        other = [("tls", tls), *((name.replace("_", "-"), value) for name, value in more.items())]
+        program = self._start([gochisel(), "server", *flags([*named, *other])])
+        up = await program.wait_for("listening")
+        return ServerPeer(up["url"], up["fingerprint"], credentials, program, up["ca"])
+
+    async def gochisel_client(self, peer: Peer, *remotes: str, **more: object) -> Program:
+        """
+        Start C{gochisel client}, which offers C{remotes} (C{R:port:host:port}) to C{peer}.
+
+        It tries once: wait for its C{configured}, or its C{closed} with the C{error}.
+
+        @param more: other flags, as for L{gochisel_server}: C{tls_ca}, C{keepalive}, C{half_close}.
+        """
+        named = [("server", peer.url), ("fingerprint", peer.fingerprint), ("auth", _login(peer.credentials))]
+        other = [(name.replace("_", "-"), value) for name, value in more.items()]
+        return self._start([gochisel(), "client", *flags([*named, *other]), *remotes])
+
+    async def services(self) -> Services:
+        """Start C{gochisel services}."""
+        program = self._start([gochisel(), "services"])
+        up = await program.wait_for("listening")
+        return Services(up["services"], up["ca"], program)
+
+    async def load(self, mode: str, *addresses: str, **more: object) -> Event:
+        """
+        Run C{gochisel load} through C{addresses}, each of which leads to the service C{load}.
+
+        @param mode: C{down}, C{up}, C{both} (bytes), C{rtt} (round trips), C{conn} (connections).
+        @param more: C{n}, C{c}, C{s}, C{check}, C{timeout}, as C{gochisel load -h} explains.
+        @return: the figures; C{ok} is False, with C{error}, where something went wrong.
+        """
+        arguments = flags([("m", mode), ("a", ",".join(addresses)), *more.items()])
+        program = self._start([gochisel(), "load", *arguments], _figures)
+        return await program.wait_for("figures", timeout=300.0)
+
+    async def modes(self) -> list[Mode]:
+        """Return every hostile mode of C{gochisel server}, in the order of a connection's stages."""
+        program = self._start([gochisel(), "modes"], _figures)
+        await program.ended()
+        return [msgspec.convert(event, Mode) for event in program.events]
+
+    async def chisel_server(
+        self, *, port: int = 0, credentials: tuple[str, Secret] | None = CREDENTIALS
+    ) -> ServerPeer:
+        """Start chisel itself as a server with reverse tunnels."""
+        program = chisel()
+        arguments = ["server", "--host", "127.0.0.1", "--reverse", "--key", KEY_SEED]
+        if credentials is not None:
+            arguments += ["--auth", _login(credentials)]
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            listen = port or free_port()
+            running = self._leash(program, *arguments, "--port", str(listen))
+            try:
+                await running.wait_for("listening")
+            except PeerEnded:
+                if port or attempt == _PORT_ATTEMPTS:
+                    raise
+                continue  # somebody else was quicker to take the port
+            fingerprint = running.seen("fingerprint")[0]["fingerprint"]
+            return ServerPeer(f"ws://127.0.0.1:{listen}", fingerprint, credentials, running)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def chisel_client(self, peer: Peer, *remotes: str) -> Program:
+        """Start chisel itself as a client; it tries again and again."""
+        login = ["--auth", _login(peer.credentials)] if peer.credentials is not None else []
+        server = peer.url.replace("ws", "http", 1)
+        return self._leash(chisel(), "client", "--fingerprint", peer.fingerprint, *login, server, *remotes)
+
+    def _leash(self, *arguments: str) -> Program:
+        """Start a program that does not watch its input, so that it ends with the test all the same."""
+        return self._start([gochisel(), "leash", *arguments], chisel_lines, stop_signal="TERM")
+
+    def pem_file(self, pem: str) -> str:
+        """Write a certificate where a program can read it, and return the path."""
+        path = Path(self._case.mktemp())
+        path.write_text(pem)
+        return str(path.absolute())
+
+
+def _login(credentials: tuple[str, Secret] | None) -> str:
+    return "" if credentials is None else f"{credentials[0]}:{credentials[1].reveal()}"
+
+
+def _figures(line: str) -> Event | None:
+    """Parse the output of the commands that print plain objects."""
+    try:
+        return {"event": "figures", **json.loads(line)}
+    except ValueError:
+        return None
