@@ -1,0 +1,310 @@
+"""
+The Prometheus metrics: a registry of the agent's own, filled when it is asked.
+
+Almost everything is read from the L{StatusBoard} at the moment of the scrape, so that metrics, health and
+heartbeat can't disagree. Only what happens and is over (a request, a heartbeat's duration) is counted
+here as it happens. No thread, no timer but the one of L{ReactorLag}.
+
+What is not known is left out, never invented: a family without a series still has its help text.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal, get_args
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from twisted.internet.interfaces import IReactorTime
+
+from pipeops_agent.build import BuildInfo
+from pipeops_agent.clock import WallClock
+from pipeops_agent.scheduling import PeriodicService
+from pipeops_agent.status import PHASES, TUNNEL_STATES, AgentStatus, ForwardState, StatusBoard, TunnelTraffic
+
+# The time since when a counter counts doubles the number of series and is of no use to anybody here.
+disable_created_metrics()
+
+TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_FORMAT: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_HEARTBEAT_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+LAG_INTERVAL: Final = 1.0
+"""Seconds between two measurements of the reactor's lag."""
+LAG_SAMPLES: Final = 60
+"""Measurements of which the worst is shown: a scrape a minute misses none."""
+
+
+class ClusterCounts(msgspec.Struct, frozen=True):
+    """How much the cluster holds."""
+
+    nodes: int
+    pods: int
+
+
+class ReactorLag(PeriodicService):
+    """
+    Measures how late the reactor calls what it was asked to call: how long it was busy, or not run at all.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        super().__init__(clock, self._measure, lambda: LAG_INTERVAL, what="measuring the reactor's lag")
+        self._due: float | None = None
+        self._samples: deque[float] = deque(maxlen=LAG_SAMPLES)
+
+    def startService(self) -> None:
+        self._due = None
+        self._samples.clear()
+        super().startService()
+
+    @property
+    def worst(self) -> float:
+        """Seconds: the worst of the last minute."""
+        return max(self._samples, default=0.0)
+
+    async def _measure(self) -> None:
+        now = self._clock.seconds()
+        if self._due is not None:
+            self._samples.append(max(0.0, now - self._due))
+        self._due = now + LAG_INTERVAL
+
+
+class Metrics:
+    """
+    The registry, and what is counted as it happens.
+
+    @ivar registry: never the library's global one, which any import may add to.
+    """
+
+    def __init__(self, board: StatusBoard, wall: WallClock, build: BuildInfo) -> None:
+        self.registry = CollectorRegistry()
+        self._sources = _Sources()
+        self.registry.register(_BoardCollector(board, wall, build, self._sources))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._requests = Counter(
+            "pipeops_http_requests",
+            "Requests answered, by method, route and status.",
+            ("method", "endpoint", "code"),
+            registry=self.registry,
+        )
+        self._kubernetes_calls = Counter(
+            "pipeops_kubernetes_api_calls",
+            "Calls to the Kubernetes API, by verb, resource and status.",
+            ("verb", "resource", "code"),
+            registry=self.registry,
+        )
+        self._heartbeats = Histogram(
+            "pipeops_heartbeat_duration_seconds",
+            "How long heartbeats took until they were answered, or given up.",
+            buckets=_HEARTBEAT_BUCKETS,
+            registry=self.registry,
+        )
+
+    def count_request(self, method: str, endpoint: str, code: int) -> None:
+        """
+        A request was answered.
+
+        @param endpoint: the route's template, never the raw path: a peer must not be able to make series.
+        """
+        self._requests.labels(method, endpoint, str(code)).inc()
+
+    def count_kubernetes_call(self, verb: str, resource: str, code: int) -> None:
+        """The Kubernetes API answered."""
+        self._kubernetes_calls.labels(verb, resource, str(code)).inc()
+
+    def observe_heartbeat(self, seconds: float) -> None:
+        """A heartbeat was answered, or given up, after so long."""
+        self._heartbeats.observe(seconds)
+
+    def read_connections_from(self, kind: Literal["websocket", "sse"], source: Callable[[], int]) -> None:
+        """Ask C{source} how many connections of this kind are open."""
+        self._sources.connections[kind] = source
+
+    def read_cluster_from(self, source: Callable[[], ClusterCounts | None]) -> None:
+        """Ask C{source} how much the cluster holds; None: not known at the moment."""
+        self._sources.cluster = source
+
+    def read_lag_from(self, source: Callable[[], float]) -> None:
+        """Ask C{source} for the reactor's lag, in seconds."""
+        self._sources.lag = source
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """
+        All metrics as text.
+
+        @param accept: the request's C{Accept}: OpenMetrics for those who ask for it, else Prometheus text.
+        @return: the text and its content type.
+        """
+        wanted = {part.split(";")[0].strip().lower() for part in accept.split(",")}
+        if "application/openmetrics-text" in wanted:
+            return openmetrics.generate_latest(self.registry), OPENMETRICS_FORMAT
+        return generate_latest(self.registry), TEXT_FORMAT
+
+
+class _Sources:
+    """Whom to ask for what is not on the board."""
+
+    def __init__(self) -> None:
+        self.connections: dict[str, Callable[[], int]] = {"websocket": lambda: 0, "sse": lambda: 0}
+        self.cluster: Callable[[], ClusterCounts | None] = lambda: None
+        self.lag: Callable[[], float] | None = None
+
+
+class _BoardCollector(Collector):
+    """Reads the status board, and the other sources, at each scrape."""
+
+    def __init__(self, board: StatusBoard, wall: WallClock, build: BuildInfo, sources: _Sources) -> None:
+        self._board = board
+        self._wall = wall
+        self._build = build
+        self._sources = sources
+
+    def collect(self) -> Iterator[Metric]:
+        status, traffic = self._board.now, self._board.traffic()
+        yield from self._agent(status)
+        yield from self._from_sources()
+        yield from _control_plane(status)
+        yield from _tunnel(status, traffic)
+        yield from _forwards(status, traffic)
+
+    def _agent(self, status: AgentStatus) -> Iterator[Metric]:
+        yield _one_of(
+            "pipeops_agent_status", "What the agent is doing: 1 for its phase.", PHASES, status.phase
+        )
+        yield _gauge(
+            "pipeops_agent_uptime_seconds",
+            "Seconds since the agent started.",
+            max(0.0, (self._wall() - status.started).total_seconds()),
+        )
+        labels = ("version", "git_commit", "python_version", "twisted_version")
+        build = GaugeMetricFamily(
+            "pipeops_build_info", "What this agent was made from; always 1.", labels=labels
+        )
+        build.add_metric([getattr(self._build, label) for label in labels], 1)
+        yield build
+
+    def _from_sources(self) -> Iterator[Metric]:
+        connections = self._sources.connections
+        yield _gauge(
+            "pipeops_websocket_connections",
+            "WebSocket connections that are open.",
+            connections["websocket"](),
+        )
+        yield _gauge("pipeops_sse_connections", "Event streams that are open.", connections["sse"]())
+        cluster = self._sources.cluster()
+        # Gauges all the same, under the names that the specification fixes.
+        yield _gauge(
+            "pipeops_cluster_nodes_total", "Nodes in the cluster.", None if cluster is None else cluster.nodes
+        )
+        yield _gauge(
+            "pipeops_cluster_pods_total", "Pods in the cluster.", None if cluster is None else cluster.pods
+        )
+        yield _gauge(
+            "pipeops_reactor_lag_seconds",
+            "How late the event loop called its timers, at worst, within the last minute.",
+            None if self._sources.lag is None else self._sources.lag(),
+        )
+
+
+def _control_plane(status: AgentStatus) -> Iterator[Metric]:
+    heartbeat = status.heartbeat
+    yield _counter(
+        "pipeops_registration_attempts",
+        "Attempts to register with the control plane.",
+        status.registration.attempts,
+    )
+    yield _gauge(
+        "pipeops_heartbeat_last_success_timestamp_seconds",
+        "When the last heartbeat got through, in Unix time.",
+        None if heartbeat.last_success is None else heartbeat.last_success.timestamp(),
+    )
+    yield _gauge(
+        "pipeops_heartbeat_consecutive_failures", "Heartbeats that failed in a row.", heartbeat.failures
+    )
+    yield _gauge(
+        "pipeops_clock_skew_seconds",
+        "Seconds by which the control plane's clock is ahead of this one.",
+        status.clock_skew,
+    )
+
+
+def _tunnel(status: AgentStatus, traffic: TunnelTraffic) -> Iterator[Metric]:
+    yield _one_of("pipeops_tunnel_state", "The tunnel's state: 1 for it.", TUNNEL_STATES, status.tunnel.state)
+    yield _gauge(
+        "pipeops_tunnel_round_trip_seconds", "How long the last ping took to be answered.", status.tunnel.rtt
+    )
+    yield _counter("pipeops_tunnel_connects", "Times that the tunnel was connected.", traffic.connects)
+    yield _counter(
+        "pipeops_tunnel_refused_channels",
+        "Channels refused because their target is no configured forward.",
+        traffic.refused_channels,
+    )
+    carrier = CounterMetricFamily(
+        "pipeops_tunnel_carrier_bytes",
+        "Bytes on the tunnel's connection, as sent: in is from the server.",
+        labels=("direction",),
+    )
+    carrier.add_metric(["in"], traffic.carrier_bytes_in)
+    carrier.add_metric(["out"], traffic.carrier_bytes_out)
+    yield carrier
+
+
+def _forwards(status: AgentStatus, traffic: TunnelTraffic) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "pipeops_tunnel_forward_state", "The forward's state: 1 for it.", labels=("forward", "state")
+    )
+    for forward in status.tunnel.forwards:
+        for name in get_args(ForwardState):
+            state.add_metric([forward.name, name], float(forward.state == name))
+    yield state
+    open_channels = GaugeMetricFamily(
+        "pipeops_tunnel_forward_open_channels", "Channels that are open.", labels=("forward",)
+    )
+    channels = CounterMetricFamily(
+        "pipeops_tunnel_forward_channels", "Channels opened so far.", labels=("forward",)
+    )
+    dials = CounterMetricFamily(
+        "pipeops_tunnel_forward_failed_dials",
+        "Times that the local target was not reached.",
+        labels=("forward",),
+    )
+    carried = CounterMetricFamily(
+        "pipeops_tunnel_forward_bytes",
+        "Bytes carried: in is from the control plane to the local target.",
+        labels=("forward", "direction"),
+    )
+    for name, counts in traffic.forwards.items():
+        open_channels.add_metric([name], counts.open_channels)
+        channels.add_metric([name], counts.total_channels)
+        dials.add_metric([name], counts.failed_dials)
+        carried.add_metric([name, "in"], counts.bytes_in)
+        carried.add_metric([name, "out"], counts.bytes_out)
+    yield from (open_channels, channels, dials, carried)
+
+
+def _gauge(name: str, documentation: str, value: float | None) -> Metric:
+    """A gauge of one series; without a value, the family alone."""
+    return GaugeMetricFamily(name, documentation, value=value)
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(name, documentation, value=value)
+
+
+def _one_of(name: str, documentation: str, states: Iterable[str], present: str) -> Metric:
+    """One series per state: 1 for the present one, also where it is none of those listed."""
+    family = GaugeMetricFamily(name, documentation, labels=("state",))
+    for state in dict.fromkeys((*states, present)):
+        family.add_metric([state], float(state == present))
+    return family

@@ -1,0 +1,151 @@
+"""C{--status}: ask the running agent how it is, and say it so that a person can read it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IResponse
+
+from pipeops_agent.log.render import printable
+from pipeops_agent.scheduling import DeadlineExceeded, bounded
+
+TIMEOUT: Final = 5.0
+"""Seconds for all questions together."""
+MAX_ANSWER: Final = 64 * 1024
+"""Bytes of one answer."""
+
+_WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (replaced, not bound)
+
+T = TypeVar("T")
+
+
+class _Health(msgspec.Struct):
+    status: str
+    version: str
+
+
+class _Version(msgspec.Struct):
+    full_version: str
+
+
+class _Check(msgspec.Struct):
+    ok: bool
+
+
+class _Ready(msgspec.Struct):
+    status: str
+    checks: dict[str, _Check] = {}
+
+
+class _NotAnAgent(Exception):
+    """What answered is something else; the message says how one can tell."""
+
+
+async def fetch_status(reactor: Any, host: str, port: int) -> tuple[str, bool]:
+    """
+    Ask the agent that listens on C{host} and C{port}.
+
+    No token is sent: whoever has taken the port in the agent's place would get it. What is asked needs
+    none.
+
+    @param reactor: time and connections.
+    @param host: C{server.bind}; the wildcard addresses are asked on loopback.
+    @return: what to print, without a newline at its end, and whether the agent is ready or stands by.
+    """
+    host = _WILDCARDS.get(host, host)
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        return await bounded(reactor, TIMEOUT, _ask(reactor, place), "the answer")
+    except DeadlineExceeded:
+        return (
+            f"{place} does not answer within {TIMEOUT:g} s: the agent hangs, or something else listens there",
+            False,
+        )
+    except error.ConnectionRefusedError:
+        return (
+            f"nothing listens on {place}: start the agent (twistd -n --pidfile= pipeops-agent), or name the"
+            " port that it uses (--port, PIPEOPS_PORT or server.port)",
+            False,
+        )
+    except error.ConnectError as problem:
+        return f"{place} can't be reached: {printable(str(problem))}", False
+    except _NotAnAgent as problem:
+        return f"what listens on {place} is no pipeops-agent: {problem}", False
+
+
+async def _ask(reactor: Any, place: str) -> tuple[str, bool]:
+    agent = Agent(reactor, connectTimeout=TIMEOUT, pool=HTTPConnectionPool(reactor, persistent=False))
+    health_code, health = await _get(agent, place, "/health", _Health)
+    _, version = await _get(agent, place, "/version", _Version)
+    ready_code, ready = await _get(agent, place, "/ready", _Ready)
+    lines = [
+        printable(version.full_version),
+        f"{place}: {printable(health.status)}, {printable(ready.status)}",
+    ]
+    width = max(map(len, ready.checks), default=0)
+    lines += (
+        f"  {printable(name):<{width}}  {'ok' if check.ok else 'FAILED'}"
+        for name, check in ready.checks.items()
+    )
+    well = health_code == ready_code == 200
+    if not well:
+        lines.append("the agent's log says why")
+    return "\n".join(lines), well
+
+
+async def _get(agent: Agent, place: str, path: str, kind: type[T]) -> tuple[int, T]:
+    """@raise _NotAnAgent: the answer is not what an agent answers."""
+    try:
+        response: IResponse = await agent.request(b"GET", f"http://{place}{path}".encode())
+        body = await _read(response)
+        return int(response.code), msgspec.json.decode(body, type=kind)
+    except (CancelledError, error.ConnectError, _NotAnAgent):
+        raise
+    except msgspec.DecodeError as problem:
+        raise _NotAnAgent(f"{path} answers {int(response.code)} with something else") from problem
+    except Exception as problem:
+        raise _NotAnAgent(f"{path} is not answered in HTTP ({type(problem).__name__})") from problem
+
+
+def _read(response: IResponse) -> Deferred[bytes]:
+    """The body, to its end."""
+    reader = _BodyReader()
+    response.deliverBody(reader)
+    return reader.whole
+
+
+class _BodyReader(Protocol):
+    """Collects a body of bounded length."""
+
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._length += len(data)
+        if self._length <= MAX_ANSWER:
+            self._parts.append(data)
+        elif not self.whole.called:
+            self.whole.errback(_NotAnAgent(f"its answer is longer than {MAX_ANSWER} bytes"))
+            self._abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(b"".join(self._parts))
+        else:
+            self.whole.errback(reason)
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            cast(ITCPTransport, self.transport).abortConnection()

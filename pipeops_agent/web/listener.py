@@ -1,0 +1,63 @@
+"""Where the site is listened for, and how listening ends."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IReactorTCP
+from twisted.internet.protocol import ServerFactory
+
+from pipeops_agent.web.site import AgentSite
+
+
+class Place(Protocol):
+    """What of the section C{server} of the settings says where to listen."""
+
+    @property
+    def bind(self) -> str:
+        """An address of this machine; C{0.0.0.0} and C{::} are all of them."""
+
+    @property
+    def port(self) -> int:
+        """0: any free one."""
+
+
+class Listener(Service):
+    """
+    Listens for C{site}, from start to stop.
+
+    A port that is taken makes starting raise C{CannotListenError}, at once: nobody would look for a server
+    that only logged it.
+    """
+
+    def __init__(self, reactor: IReactorTCP, site: AgentSite, place: Place) -> None:
+        self._reactor = reactor
+        self._site = site
+        self._place = place
+        self._port: IListeningPort | None = None
+
+    @property
+    def address(self) -> str:
+        """C{host:port} as it is listened on; an IPv6 host is bracketed."""
+        host = f"[{self._place.bind}]" if ":" in self._place.bind else self._place.bind
+        if self._port is None:
+            return f"{host}:{self._place.port}"
+        return f"{host}:{cast(IPv4Address, self._port.getHost()).port}"
+
+    def startService(self) -> None:
+        self._port = self._reactor.listenTCP(
+            self._place.port, cast(ServerFactory[Any], self._site), interface=self._place.bind
+        )
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Listen no more, then end the connections: what is being answered is answered first."""
+        super().stopService()
+        port, self._port = self._port, None
+        if port is None:
+            return self._site.close_connections()
+        closing = maybeDeferred(port.stopListening)
+        return closing.addCallback(lambda _: self._site.close_connections())
