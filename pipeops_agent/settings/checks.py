@@ -106,6 +106,17 @@ def cautions(settings: Settings) -> Iterator[str]:
         )
     if settings.tunnel.allow_insecure:
         yield "tunnel.allow_insecure: a tunnel server without TLS is accepted"
+    for path, is_set in _without_effect(settings):
+        if is_set:
+            yield f"{path} has no effect yet: this version of the agent does not speak to a cluster"
+
+
+def _without_effect(settings: Settings) -> Iterator[tuple[str, bool]]:
+    """Settings of a cluster, and whether they were set: nobody shall rely on what does nothing."""
+    yield "agent.leader_election", settings.agent.leader_election
+    yield "leader_election.strict", settings.leader_election.strict
+    yield "kubernetes.kubeconfig", bool(settings.kubernetes.kubeconfig)
+    yield "pipeops.cluster_service_account", bool(settings.pipeops.cluster_service_account)
 
 
 def with_default_aliases(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:
