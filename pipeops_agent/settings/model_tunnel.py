@@ -96,7 +96,7 @@ class TunnelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     ping_interval: Annotated[
         float, About("The time from one ping of the server to the next.", Duration(0.1))
-    ] = 10.0
+    ] = 8.0
     ping_timeout: Annotated[
         float, About("How long its answer may take before the link counts as dead.", Duration(0.1))
     ] = 5.0

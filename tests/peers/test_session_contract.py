@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from pipeops_agent.net import ClientTLS
 from pipeops_agent.orders import TunnelServer
 from pipeops_agent.sandbox.bindings import Grant
 from pipeops_agent.sandbox.chisel import ChiselServer, new_host_key
@@ -110,8 +111,8 @@ class SessionContract(_Base):
         self.reactor: Any = real_reactor()
         self.peers = Peers(self.reactor, self)
         self.services = await self.peers.services()
-        self.server = await self.make_server()
         self.client = Client(self.reactor)
+        self.server = await self.make_server()
 
     @property
     def target(self) -> TunnelServer:
@@ -149,8 +150,9 @@ class SessionContract(_Base):
         await self.prepare()
         session, _ = await self.forward("echo")
         assert self.client.trace is not None
-        names = [step.name for step in self.client.trace.steps]
+        names = [step.name for step in self.client.trace.steps if step.name != "tls"]
         assert names == ["tcp", "upgrade", "ssh", "login", "configuration", "ping"], names
+        assert self.target.address.tls == any(step.name == "tls" for step in self.client.trace.steps)
         assert session.rtt is not None
         assert 0 < session.rtt < 1
 
@@ -269,7 +271,7 @@ class SessionContract(_Base):
         _, port = await self.forward("load", ping_timeout=5.0)
         greedy = await self.talk(port)
         greedy.transport.pauseProducing()
-        greedy.transport.write(b"D" + bytes(8) + b"\0" * 8)
+        greedy.transport.write(b"D\0" + (1 << 30).to_bytes(8, "big"))
         figures = await self.peers.load("down", f"127.0.0.1:{port}", n=16 * MEBIBYTE)
         assert figures["ok"], figures
 
@@ -374,6 +376,43 @@ class GoServer(SessionContract, TestCase):
 
     async def make_server(self) -> Peer:
         return await self.peers.gochisel_server()
+
+
+class GoServerOverTLS(SessionContract, TestCase):
+    """The same behind TLS, as it is deployed."""
+
+    timeout = 120
+
+    async def make_server(self) -> Peer:
+        server = await self.peers.gochisel_server(tls=True)
+        self.client.tls = ClientTLS(ca_file=self.peers.pem_file(server.ca))
+        return server
+
+    async def test_unknown_authority(self) -> None:
+        """A server whose certificate nobody vouches for is left, whatever its fingerprint."""
+        await self.prepare()
+        self.client.tls = ClientTLS()
+        try:
+            await self.client.open(self.target, remote_to(self.services["echo"], free_port()))
+        except SessionError as error:
+            assert error.step == "tls", error
+        else:
+            raise AssertionError("a session with a server that TLS does not know")
+
+    async def test_fingerprint_instead_of_authority(self) -> None:
+        """Without verification the fingerprint vouches; without either there is no session."""
+        await self.prepare()
+        self.client.tls = ClientTLS(verify=False)
+        remote = remote_to(self.services["echo"], free_port())
+        session = await self.client.open(self.target, remote)
+        await session.close("enough")
+        nobody = TunnelServer(self.target.address, None, self.target.credentials)
+        try:
+            await self.client.open(nobody, remote)
+        except SessionError as error:
+            assert error.step == "tls", error
+        else:
+            raise AssertionError("a session with a server that nobody vouches for")
 
 
 class ChiselServerItself(SessionContract, TestCase):
