@@ -90,7 +90,20 @@ class DaemonThreads:
                 number = self._threads
         self._calls.put(call)
         if starting:
-            threading.Thread(target=self._work, name=f"lookup-{number}", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name=f"lookup-{number}", daemon=True).start()
+            except RuntimeError as error:  # the system has no thread left
+                self._not_started(error)
+
+    def _not_started(self, error: RuntimeError) -> None:
+        """Leave the call to the threads there are; where there is none, take it back."""
+        with self._lock:
+            self._threads -= 1
+            if self._threads:
+                return
+            self._unfinished -= 1
+        self._calls.get_nowait()
+        raise TooBusy from error
 
     def _work(self) -> None:
         while True:

@@ -102,7 +102,6 @@ class ChiselSession:
     # -- the carrier's owner
 
     def carrier_open(self) -> None:
-        self.carrier.transport.registerProducer(self._transport, True)
         self._deadline(HANDSHAKE_TIMEOUT, "it did not log in in time")
 
     def carrier_pong(self) -> None:

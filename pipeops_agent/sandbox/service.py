@@ -269,7 +269,7 @@ class SandboxService(MultiService):
         if agent is not None:
             agent.listening[bound.port] = bound.forward
         _log.info(
-            "127.0.0.1:{port} reaches {forward} of {agent}",
+            "127.0.0.1:{port} -> {forward} of {agent}",
             port=bound.port,
             forward=bound.forward,
             agent=bound.subject,

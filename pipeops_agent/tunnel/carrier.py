@@ -3,6 +3,10 @@ The carrier: one byte stream over the binary messages of a WebSocket (RFC 6455),
 
 Autobahn does the WebSocket. Its own timers are all switched off: they would run on the global
 reactor; deadlines are the session's. Whatever it says about its troubles is kept as one sentence.
+
+A carrier is the push producer of its TCP connection, and passes pauses on to what runs on it. While
+it is paused a ping is not answered but remembered, the last one only (RFC 6455, section 5.5.3): a peer
+that sends pings and reads nothing must not fill the memory with answers.
 """
 
 from __future__ import annotations
@@ -57,6 +61,25 @@ class CarrierLost(Exception):
     """The WebSocket ended; the text says why."""
 
 
+class Stream(Protocol):
+    """What runs on a carrier: a protocol that can be told to write no more for now."""
+
+    def makeConnection(self, transport: Any) -> None:
+        """The upgrade has succeeded: write to C{transport}."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The carrier is gone."""
+
+    def pauseProducing(self) -> None:
+        """The TCP connection takes no more."""
+
+    def resumeProducing(self) -> None:
+        """It does again."""
+
+
 class CarrierOwner(Protocol):
     """Who is told of a carrier's life."""
 
@@ -77,6 +100,7 @@ class _Silent:
         return lambda *args, **kwargs: None
 
 
+@implementer(IPushProducer)
 class _Carrier(TwistedProtocol):
     """What both roles share; it stands before Autobahn's protocol in the class order."""
 
@@ -91,9 +115,10 @@ class _Carrier(TwistedProtocol):
     wasNotCleanReason: str | None
     sendMessage: Callable[..., None]
     sendPing: Callable[..., None]
+    sendPong: Callable[..., None]
     sendClose: Callable[..., None]
 
-    def __init__(self, clock: IReactorTime, inner: TwistedProtocol, owner: CarrierOwner) -> None:
+    def __init__(self, clock: IReactorTime, inner: Stream, owner: CarrierOwner) -> None:
         super().__init__()
         self._clock = clock
         self._inner = inner
@@ -101,6 +126,9 @@ class _Carrier(TwistedProtocol):
         self._cut: IDelayedCall | None = None
         self._problem: str | None = None
         self._was_open = False
+        self._lost = False
+        self._full = False
+        self._unanswered: bytes | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.last_received = clock.seconds()
@@ -112,15 +140,19 @@ class _Carrier(TwistedProtocol):
         self.last_received = self._clock.seconds()
         try:
             super().dataReceived(data)
-        except Exception:
+        except Exception as error:
+            if self.state != self.STATE_CONNECTING:
+                _log.failure("a carrier was cut because of a mistake of our own")
+                self.fail(f"an internal error ({type(error).__name__}); the log has more")
+                return
             # Autobahn's parser of the handshake raises on what is no HTTP, among others.
             _log.debug("the carrier's peer does not speak WebSocket")
             self.fail("the peer's answer is not HTTP")
-            return
         if self.state == self.STATE_CONNECTING and len(self.data) > MAX_HANDSHAKE:
             self.fail("the peer's answer to the upgrade does not end")
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # no default here
+        self._lost = True
         if self._cut is not None:
             self._cut.cancel()
             self._cut = None
@@ -132,14 +164,23 @@ class _Carrier(TwistedProtocol):
 
     def onOpen(self) -> None:
         self._was_open = True
+        self.transport.registerProducer(self, True)
         self._inner.makeConnection(_CarrierTransport(self))
         self._owner.carrier_open()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self._problem is not None:
+            return  # given up; Autobahn goes on with what had come already
         if isBinary:
             self._inner.dataReceived(payload)
         else:
             self.fail("the peer sent text, where only binary messages are allowed")
+
+    def onPing(self, payload: bytes) -> None:
+        if self._full:
+            self._unanswered = payload
+        elif self.state == self.STATE_OPEN:
+            self.sendPong(payload)
 
     def onPong(self, payload: bytes) -> None:
         self._owner.carrier_pong()
@@ -150,6 +191,23 @@ class _Carrier(TwistedProtocol):
             self._problem = f"the peer closed the WebSocket{detail}" + (
                 f" ({_shown(reason)})" if reason else ""
             )
+
+    # -- what the TCP connection calls
+
+    def pauseProducing(self) -> None:
+        self._full = True
+        if self._was_open:
+            self._inner.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._full = False
+        payload, self._unanswered = self._unanswered, None
+        if payload is not None:
+            self.onPing(payload)
+        self._inner.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The connection is gone; L{connectionLost} says so too."""
 
     # -- what the session and the transport above call
 
@@ -166,9 +224,13 @@ class _Carrier(TwistedProtocol):
 
     def close(self) -> None:
         """Say goodbye, and cut the connection where the peer does not answer in time."""
-        if self._cut is None:
-            self._cut = self._clock.callLater(CLOSE_TIMEOUT, self._cut_off)
+        if self._cut is None and not self._lost:
+            self._cut_soon()
             self.sendClose(1000)
+
+    def _cut_soon(self) -> None:
+        if self._cut is None and not self._lost:
+            self._cut = self._clock.callLater(CLOSE_TIMEOUT, self._cut_off)
 
     def fail(self, sentence: str) -> None:
         """Cut the connection at once because of C{sentence}."""
@@ -183,6 +245,12 @@ class _Carrier(TwistedProtocol):
 
 class ClientCarrier(_Carrier, WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn's attributes
     """The agent's side; L{client_factory} makes it."""
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+        """The server is to close the connection now (RFC 6455, section 7.1.1), and soon."""
+        failed: bool | None = super().onCloseFrame(code, reasonRaw)
+        self._cut_soon()
+        return failed
 
     def failHandshake(self, reason: str) -> None:
         """Keep what a person needs to understand why the upgrade was refused."""
@@ -282,10 +350,3 @@ class _CarrierTransport:
 
     def getHost(self) -> Any:
         return self._carrier.transport.getHost()
-
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
-        """Pause C{producer} while the TCP connection takes no more."""
-        self._carrier.transport.registerProducer(producer, streaming)
-
-    def unregisterProducer(self) -> None:
-        self._carrier.transport.unregisterProducer()

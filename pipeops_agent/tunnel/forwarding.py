@@ -29,6 +29,7 @@ from pipeops_agent.tunnel.ssh.connection import OpenRequest
 from pipeops_agent.tunnel.ssh.messages import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
 )
 from pipeops_agent.tunnel.traffic import ForwardCounters, TrafficCounters
@@ -90,6 +91,9 @@ class ForwardFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Relay:
         return Relay(self._clock, self.counters, self._ended)
 
+    def __len__(self) -> int:
+        return len(self._relays)
+
     def joined(self, relay: Relay) -> None:
         """Count C{relay}, whose two sides have just been joined."""
         self._relays.add(relay)
@@ -112,6 +116,8 @@ class Forwarder:
     """
     Answers the channel requests of one session.
 
+    @param max_connections: how many connections there may be at once, with those whose channel is gone
+        and that still have something to deliver.
     @param report: called with a forward's name and None when its target was reached, or the reason
         when it was not.
     """
@@ -124,12 +130,14 @@ class Forwarder:
         traffic: TrafficCounters,
         *,
         dial_timeout: float,
+        max_connections: int,
         report: Callable[[str, str | None], None],
     ) -> None:
         self._clock: IReactorTime = reactor
         self._dialer = dialer
         self._traffic = traffic
         self._dial_timeout = dial_timeout
+        self._max_connections = max_connections
         self._report = report
         self._tasks = Tasks()
         self._factories: dict[tuple[str, int], ForwardFactory] = {}
@@ -153,6 +161,10 @@ class Forwarder:
         if factory is None or target.protocol != "tcp":
             shown = peer_text(request.extra)
             self._refuse(request, OPEN_ADMINISTRATIVELY_PROHIBITED, f"{shown!r} is no configured forward")
+            return
+        if sum(map(len, self._factories.values())) + len(self._tasks) >= self._max_connections:
+            factory.counters.refused += 1
+            request.refuse(OPEN_RESOURCE_SHORTAGE, "too many connections")
             return
         self._tasks.spawn(self._join(request, factory), f"a connection to {factory.remote.target}")
 

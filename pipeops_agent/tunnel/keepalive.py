@@ -11,6 +11,10 @@ PATIENCE: Final = 4
 """How many deadlines a ping may take while other bytes keep coming: they prove the way, not the peer."""
 
 
+LATE: Final = 1.0
+"""Seconds by which a deadline may be noticed late before that says something: see L{Keepalive}."""
+
+
 class Keepalive:
     """
     Sends a ping every C{interval} seconds, one at a time, and expects an answer within C{timeout}.
@@ -18,6 +22,9 @@ class Keepalive:
     While bytes keep coming the deadline moves with them, up to L{PATIENCE} times C{timeout}: on a
     slow link full of data an answer has to queue. A peer that only swallows is found dead in
     C{interval + timeout} seconds at most.
+
+    A deadline that is noticed much too late was missed by this side: the wall clock was set (the reactor's
+    time is the wall's), or the process did not run. An answer may be waiting unread, so there is a new one.
 
     @param send: sends one ping.
     @param heard: the clock's seconds when the last byte came.
@@ -44,6 +51,7 @@ class Keepalive:
         self._dead = dead
         self._call: IDelayedCall | None = None
         self._sent = 0.0
+        self._due = 0.0
         self._pending = False
         self.rtt: float | None = None
 
@@ -62,7 +70,7 @@ class Keepalive:
         if not self._pending or self._call is None:
             return
         self._pending = False
-        self.rtt = self._clock.seconds() - self._sent
+        self.rtt = max(0.0, self._clock.seconds() - self._sent)
         self._call.reset(max(0.0, self._interval - self.rtt))
 
     def _ping(self) -> None:
@@ -71,14 +79,24 @@ class Keepalive:
             return
         self._pending = True
         self._sent = self._clock.seconds()
-        self._call = self._clock.callLater(self._timeout, self._ping)
+        self._expect(self._timeout)
         self._send()
+
+    def _expect(self, seconds: float) -> None:
+        """Look again after C{seconds}."""
+        self._due = self._clock.seconds() + seconds
+        self._call = self._clock.callLater(seconds, self._ping)
 
     def _overdue(self) -> None:
         now = self._clock.seconds()
+        late = now - self._due
+        if late > LATE:
+            self._sent += late
+            self._expect(self._timeout)
+            return
         until = min(self._heard() + self._timeout, self._sent + PATIENCE * self._timeout)
         if until > now:
-            self._call = self._clock.callLater(until - now, self._ping)
+            self._expect(until - now)
             return
         self._call = None
         waited = now - self._sent

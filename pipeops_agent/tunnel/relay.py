@@ -168,4 +168,5 @@ class Relay(Protocol):
     def _end_if_over(self) -> None:
         if not self._connected and not self._channel_open and not self._over:
             self._over = True
+            self._channel = None  # they hold each other; thousands may come and go
             self._ended(self)

@@ -16,6 +16,7 @@ import msgspec
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pipeops_agent.net.connector import Connector
 from pipeops_agent.net.problems import ConnectProblem
@@ -31,9 +32,9 @@ from pipeops_agent.tunnel.forwarding import Dialer, Forwarder
 from pipeops_agent.tunnel.keepalive import Keepalive
 from pipeops_agent.tunnel.remotes import Remote, config_payload, named_ports
 from pipeops_agent.tunnel.ssh.auth import LoginRefused, PasswordAuthClient
-from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, peer_text
+from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
+from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, WrongHostKey, peer_text
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, RequestRefused
-from pipeops_agent.tunnel.ssh.transport import ChiselClientTransport
 from pipeops_agent.tunnel.traffic import TrafficCounters
 
 _log = Logger(namespace="tunnel.session")
@@ -75,6 +76,7 @@ class ChiselSession:
         self._settings = settings
         self._version = version
         self._stage: Deferred[None] | None = None
+        self._awaited: Deferred[Any] | None = None
         self._passed: set[str] = set()
         self._ended: str | None = None
         self._error: SSHError | None = None
@@ -168,12 +170,17 @@ class ChiselSession:
         with trace.step(name):
             if name in self._passed:
                 return
-            self._check_alive(name)
             self._stage = Deferred()
             await self._in_time(name, self._stage, what)
 
     async def _in_time(self, step: str, waiting: Deferred[Any], what: str) -> Any:
-        """Wait for C{waiting}; whatever goes wrong becomes a L{SessionError} of this step."""
+        """
+        Wait for C{waiting}, or for the end of the session.
+
+        Whatever goes wrong becomes a L{SessionError} of this step.
+        """
+        self._check_alive(step)
+        self._awaited = waiting
         try:
             return await bounded(self._clock, self._settings.connect_timeout, waiting, what)
         except CancelledError:
@@ -185,14 +192,13 @@ class ChiselSession:
         except (SSHError, CarrierLost) as error:
             self._check_alive(step)
             raise SessionError(step, str(error)) from error
+        finally:
+            self._awaited = None
 
     def _check_alive(self, step: str) -> None:
         if self._ended is not None:
-            raise SessionError(step, self._ended, retryable=step != "ssh" or not self._wrong_key)
-
-    @property
-    def _wrong_key(self) -> bool:
-        return self._error is not None and "host key" in str(self._error)
+            wrong_key = isinstance(self._error, WrongHostKey)
+            raise SessionError(step, self._ended, retryable=not wrong_key)
 
     async def _login(self, trace: Trace) -> None:
         user, password = self._server.credentials or ("", Secret(""))
@@ -243,11 +249,11 @@ class ChiselSession:
         )
 
     def _send_ping(self) -> None:
-        # A refusal is an answer too; the end of the connection is told elsewhere.
-        self._connection.request(PING).addBoth(lambda _: self._ponged())
+        self._connection.request(PING).addBoth(self._ponged)
 
-    def _ponged(self) -> None:
-        if self._ended is None:
+    def _ponged(self, result: bytes | Failure) -> None:
+        """A refusal is an answer too; the end of the connection is none, and told elsewhere."""
+        if isinstance(result, bytes) or result.check(RequestRefused):
             self._pings.answered()
             self._count_bytes()
             self._on_ping()
@@ -269,7 +275,6 @@ class ChiselSession:
 
     def carrier_open(self) -> None:
         self._pass("upgrade")
-        self._carrier.transport.registerProducer(self._transport, True)
 
     def carrier_pong(self) -> None:
         self._frames.answered()
@@ -297,9 +302,9 @@ class ChiselSession:
         self._count_bytes()
         self._ended = self._closing or str(self._error or error)
         self._tasks.spawn(self._forwarder.stop(), "stopping a forwarder")
-        stage, self._stage = self._stage, None
-        if stage is not None and not stage.called:
-            stage.errback(error)
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None and not awaited.called:
+            awaited.errback(error)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.called:
@@ -354,6 +359,7 @@ class SessionOpener:
             remotes,
             self._traffic,
             dial_timeout=settings.dial_timeout,
+            max_connections=settings.max_channels,
             report=self._report,
         )
         session = ChiselSession(

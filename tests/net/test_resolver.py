@@ -40,6 +40,10 @@ def v4(*addresses: str) -> Sequence[tuple[Any, ...]]:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in addresses]
 
 
+def _no_thread(_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def void(_: object) -> None:
     pass
 
@@ -130,6 +134,18 @@ class ResolverTests(SynchronousTestCase):
         proceed.set()
         self.reactor.turn()
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_no_thread_to_be_had(self) -> None:
+        """Where the system gives no thread a lookup fails as busy; the next one gets its thread."""
+        resolver = self.resolver(lambda *_: v4("192.0.2.1"))
+        patched = self.patch(threading.Thread, "start", _no_thread)
+        refused = self.failureResultOf(resolver.resolve("api.example", 443), LookupProblem).value
+        self.assertTrue(refused.temporary)
+        patched.restore()
+        found = resolver.resolve("api.example", 443)
+        self.reactor.turn()
+        self.assertEqual([address.host for address in self.successResultOf(found)], ["192.0.2.1"])
+        self.assertEqual(self.reactor.calls, [], "the lookup that had failed was done all the same")
 
     def test_stuck_lookups_are_bounded(self) -> None:
         """With all threads stuck and the queue full, another lookup fails at once; later they recover."""

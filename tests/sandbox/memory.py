@@ -20,9 +20,9 @@ from pipeops_agent.tunnel.carrier import CarrierLost, ClientCarrier, client_fact
 from pipeops_agent.tunnel.remotes import Remote, config_payload
 from pipeops_agent.tunnel.ssh.auth import PasswordAuthClient
 from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRequest
-from pipeops_agent.tunnel.ssh.transport import ChiselClientTransport
 
 TOKEN = Secret("a token that only tests know")
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,6 +11,7 @@ from pipeops_agent.sandbox.callers import Guard, is_loopback
 from pipeops_agent.sandbox.console import FaultsResource, ListingResource
 from pipeops_agent.sandbox.faults import Act, DropTunnels, FaultBox, WrongKey
 from pipeops_agent.sandbox.ledger import Ledger
+from pipeops_agent.sandbox.service import SandboxService, SandboxSettings
 from pipeops_agent.sandbox.serving import Answer, Fixed, QuietSite, Root
 from pipeops_agent.scheduling import Tasks
 from pipeops_agent.secrets import Secret
@@ -141,3 +143,16 @@ class PublicTests(ConsoleTestCase):
                 self.assertEqual(self.ask("GET", path, bearer).status, 200)
         self.assertEqual(self.ask("POST", "/faults", body=b'{"kind": "wrong-key"}').status, 401)
         self.assertEqual(self.box.shown(), [])
+
+    def test_wherever_others_can_reach_it(self) -> None:
+        """A whole sandbox that listens on all addresses is built so; one on loopback asks for no token."""
+        for listen, status in (("0.0.0.0", 401), ("::", 401), ("127.0.0.1", 200)):
+            with self.subTest(listen=listen):
+                reactor: Any = Reactor()
+                settings = SandboxSettings(listen=listen, tls=True, token=TOKEN)
+                sandbox = SandboxService(reactor, settings, wall)
+                sandbox.startService()
+                site = reactor.factory_of(0).wrappedFactory  # what TLS is wrapped around
+                for path in ("/", "/faults"):
+                    self.assertEqual(ask(site, "GET", path).status, status)
+                self.successResultOf(sandbox.stopService())

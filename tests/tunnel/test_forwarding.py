@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
 from typing import Any
 
 from twisted.internet import error
@@ -81,6 +84,7 @@ class Forwarding(SynchronousTestCase):
             REMOTES,
             self.traffic,
             dial_timeout=10,
+            max_connections=2000,
             report=lambda name, why: self.reports.append((name, why)),
         )
         self.pair = Pair(window=WINDOW)
@@ -220,6 +224,59 @@ class Dialling(Forwarding):
         self.successResultOf(self.forwarder.stop())
         self.pair.pump()
         self.failureResultOf(opening, OpenRefused)
+
+
+class Bounds(Forwarding):
+    """What a server can make the agent hold."""
+
+    def test_connections_that_linger_count(self) -> None:
+        """Sockets whose channel is gone and that still have something to deliver count against the limit."""
+        self.forwarder._max_connections = 3
+        sockets = []
+        for _ in range(3):
+            channel, _, socket = self.joined()
+            channel.write(b"x" * 1000)
+            channel.close()
+            self.pair.pump()
+            sockets.append(socket)
+        self.assertEqual(len(self.pair.client_layer), 0)
+        opening, _ = self.open(b"10.0.0.7:10250")
+        self.assertEqual(self.failureResultOf(opening, OpenRefused).value.code, 4)
+        self.assertEqual(self.traffic.forward("kubelet").refused, 1)
+        sockets.pop().gone(ConnectionDone())
+        self.joined()
+        for socket in sockets:
+            socket.gone(ConnectionDone())
+
+    def test_no_garbage(self) -> None:
+        """A connection that is over is freed at once, without the collector of cyclic garbage."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        channel, _, socket = self.joined()
+        gone = [weakref.ref(socket.protocol), weakref.ref(socket.protocol._channel)]
+        channel.close()
+        self.pair.pump()
+        socket.gone(ConnectionDone())
+        socket.protocol = None
+        self.reactor.tcpClients.clear()
+        self.reactor.connectors.clear()
+        self.assertEqual([each() for each in gone], [None, None])
+
+    def test_idle_channels_are_small(self) -> None:
+        """A thousand channels over which nothing goes take less than 8 KB each, both ends together."""
+        self.pair.client_layer._max_channels = self.pair.server_layer._max_channels = 2000
+        self.joined()
+        gc.collect()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        joined = [self.joined() for _ in range(1000)]
+        self.reactor.tcpClients.clear()
+        self.reactor.connectors.clear()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        self.assertLess((after - before) / len(joined), 8192)
 
 
 class Relaying(Forwarding):

@@ -78,6 +78,46 @@ class KeepaliveTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.dead, [])
 
+    def test_clock_set_on(self) -> None:
+        """A clock set on ten minutes is no silence: a new deadline is set, and the jump is no round trip."""
+        self.clock.advance(10)
+        self.clock.advance(600)
+        self.assertEqual(self.dead, [])
+        self.clock.advance(1)
+        self.keepalive.answered()
+        self.assertLess(self.keepalive.rtt or 0.0, 10)
+        self.clock.advance(9)
+        self.assertEqual(len(self.sent), 2)
+
+    def test_clock_set_on_and_dead(self) -> None:
+        """A peer that is dead all the same is found so one timeout later; no two pings at once."""
+        self.clock.advance(10)
+        self.clock.advance(600)
+        self.clock.advance(4.9)
+        self.assertEqual(self.dead, [])
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.dead), 1)
+        self.assertEqual((len(self.sent), self.clock.getDelayedCalls()), (1, []))
+
+    def test_clock_set_on_between_pings(self) -> None:
+        """Between two pings a jump only brings the next one forward: one, not sixty."""
+        self.clock.advance(10)
+        self.keepalive.answered()
+        self.clock.advance(600)
+        self.assertEqual(len(self.sent), 2)
+        self.keepalive.answered()
+        self.clock.advance(9)
+        self.assertEqual(len(self.sent), 2)
+
+    def test_clock_set_back(self) -> None:
+        """A clock set back with a ping under way makes no negative round trip, and no long wait after it."""
+        self.clock.advance(10)
+        self.clock.rightNow -= 600
+        self.keepalive.answered()
+        self.assertEqual(self.keepalive.rtt, 0.0)
+        self.clock.advance(10)
+        self.assertEqual(len(self.sent), 2)
+
     def test_answer_to_nothing(self) -> None:
         """An answer that was not asked for changes nothing."""
         self.keepalive.answered()

@@ -59,7 +59,7 @@ class PasswordAuthClient(Service):
             raise PacketError(f"message {messageNum} came during login")
 
     def serviceStopped(self) -> None:
-        self._finish(SSHError("the connection ended during login"))
+        self._finish(self.transport.error or SSHError("the connection ended during login"))
 
     def _finish(self, error: SSHError | None) -> None:
         if self.done.called:

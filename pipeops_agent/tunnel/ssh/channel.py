@@ -54,7 +54,7 @@ class Channel:
     One end of an open channel.
 
     Data flows out while the peer's window and the carrier allow, else it waits in C{_pending}, and
-    the handler was told to pause: what waits is what it had under way, not more. Data flows in
+    the handler was told to pause: what waits is one write of it, and what it had under way. Data flows in
     while our window allows; a peer that sends more is cut off (the window is a hard limit).
     """
 
@@ -89,13 +89,14 @@ class Channel:
         """Send C{data}, now or when it may go; dropped once the channel is being closed."""
         if self._over or self._close_wanted or self._eof_wanted:
             return
-        if self._pending:
+        if self._pending or self._layer.congested:
             self._pending += data
-            return
-        sent = self._send(data)
-        if sent < len(data):
-            self._pending += data[sent:]
-        self.update_flow()
+            self._layer.held(self)
+        else:
+            sent = self._send(data)
+            if sent < len(data):
+                self._pending += data[sent:]
+        self._update_flow()
 
     def write_eof(self) -> None:
         """Send no more data; EOF goes out after what waits."""
@@ -139,15 +140,22 @@ class Channel:
         self._send_window += more
         if self._send_window > _MAX_WINDOW:
             raise PacketError("a window was opened beyond 4 GiB (RFC 4254, section 5.2)")
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the window and the carrier allow."""
         if self._pending:
-            sent = self._send(bytes(self._pending))
+            if self._layer.congested:
+                self._layer.held(self)
+                return
+            sent = self._send(bytes(self._pending[: self._send_window]))
             del self._pending[:sent]
             self._finish()
-        self.update_flow()
+        self._update_flow()
 
-    def update_flow(self) -> None:
+    def _update_flow(self) -> None:
         """Tell the handler to pause or to go on, where that has changed."""
-        paused = bool(self._pending) or self._layer.congested
+        paused = bool(self._pending)
         if paused == self._paused or self._over:
             return
         self._paused = paused

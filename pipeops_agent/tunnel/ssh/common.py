@@ -16,6 +16,10 @@ class SSHError(Exception):
     """The SSH connection ended; the text says why, in a sentence."""
 
 
+class WrongHostKey(SSHError):
+    """The server's host key is not the expected one."""
+
+
 def fingerprint(key_blob: bytes) -> str:
     """Return chisel's fingerprint of a host key: base64 of the SHA-256 of the key blob, padded."""
     return base64.b64encode(hashlib.sha256(key_blob).digest()).decode()

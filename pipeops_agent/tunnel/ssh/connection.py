@@ -42,6 +42,9 @@ _log = Logger(namespace="tunnel.ssh")
 MAX_DATA: Final = 32 * 1024
 """The most data in one packet that this side accepts and sends (RFC 4253, section 6.1)."""
 
+MIN_PACKET: Final = 1024
+"""The least maximum packet size of a peer: with a few bytes a packet, sending is all overhead."""
+
 MAX_REQUEST: Final = 64 * 1024
 """The longest global request or reply accepted, in bytes."""
 
@@ -126,6 +129,7 @@ class ConnectionLayer(Service):
         self._replies: deque[Deferred[bytes]] = deque()
         self._next_id = 0
         self._congested = False
+        self._held: dict[Channel, None] = {}
         self._over = False
 
     # -- what the owner asks for
@@ -163,12 +167,18 @@ class ConnectionLayer(Service):
         return waiting
 
     def set_congested(self, congested: bool) -> None:
-        """Note that the way out is full, or free again: all who write pause, or go on."""
-        if congested == self._congested:
-            return
+        """
+        Note that the way out is full, or free again.
+
+        It happens with every few packets of a busy channel, so it must not cost anything for each idle
+        one: a channel pauses its handler when that writes while the way out is full.
+        """
         self._congested = congested
-        for channel in tuple(self._channels.values()):
-            channel.update_flow()
+        if congested:
+            return
+        held, self._held = self._held, {}
+        for channel in held:
+            channel.flush()  # which is held again where the way out has become full meanwhile
 
     @property
     def congested(self) -> bool:
@@ -194,9 +204,15 @@ class ConnectionLayer(Service):
         """Send one message of a channel."""
         self.transport.sendPacket(message, payload)
 
+    def held(self, channel: Channel) -> None:
+        """Flush C{channel} when the way out is free: after those that were held before it."""
+        if self._congested:
+            self._held[channel] = None
+
     def forget(self, channel: Channel) -> None:
         """Both sides have closed C{channel}."""
         del self._channels[channel.local_id]
+        self._held.pop(channel, None)
 
     def _add(self, handler: ChannelHandler, local: int, remote: int, window: int, size: int) -> Channel:
         channel = Channel(
@@ -230,7 +246,8 @@ class ConnectionLayer(Service):
         if self._over:
             return
         self._over = True
-        error = SSHError("the connection has ended")
+        error = self.transport.error or SSHError("the connection has ended")
+        self._held.clear()
         replies, self._replies = self._replies, deque()
         opening, self._opening = self._opening, {}
         requested, self._requested = self._requested, set()
@@ -290,8 +307,8 @@ class ConnectionLayer(Service):
         if len(rest) < 12:
             raise PacketError("CHANNEL_OPEN is too short")
         remote, window, size = struct.unpack(">LLL", rest[:12])
-        if not size:
-            self._send_open_failure(remote, OPEN_ADMINISTRATIVELY_PROHIBITED, "a maximum packet size of 0")
+        if size < MIN_PACKET:
+            self._send_open_failure(remote, OPEN_ADMINISTRATIVELY_PROHIBITED, _too_small(size))
             return
         if len(self._channels) + len(self._requested) >= self._max_channels:
             self._send_open_failure(remote, OPEN_RESOURCE_SHORTAGE, "too many channels")
@@ -302,8 +319,8 @@ class ConnectionLayer(Service):
 
     def _open_confirmed(self, packet: bytes) -> None:
         local, remote, window, size = _unpack(_FOUR, packet)
-        if not size:
-            raise PacketError("a channel with a maximum packet size of 0 can't carry anything")
+        if size < MIN_PACKET:
+            raise PacketError(_too_small(size))
         waiting, handler = self._was_opening(local)
         waiting.callback(self._add(handler, local, remote, window, size))
 
@@ -360,6 +377,10 @@ _HANDLERS: Final = {
     MSG_CHANNEL_CLOSE: ConnectionLayer._closed,
     MSG_CHANNEL_REQUEST: ConnectionLayer._channel_request,
 }
+
+
+def _too_small(size: int) -> str:
+    return f"a maximum packet size of {size}: {MIN_PACKET} is the least"
 
 
 def _unpack(form: struct.Struct, packet: bytes) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 MSG_DISCONNECT: Final = 1
+MSG_UNIMPLEMENTED: Final = 3
 MSG_KEXINIT: Final = 20
 MSG_NEWKEYS: Final = 21
 MSG_KEX_ECDH_INIT: Final = 30
@@ -33,6 +34,7 @@ FIRST_SERVICE_MESSAGE: Final = 50
 """From here on messages belong to a service, not to the transport."""
 
 DISCONNECT_PROTOCOL_ERROR: Final = 2
+DISCONNECT_KEY_EXCHANGE_FAILED: Final = 3
 DISCONNECT_MAC_ERROR: Final = 5
 DISCONNECT_HOST_KEY_NOT_VERIFIABLE: Final = 9
 DISCONNECT_BY_APPLICATION: Final = 11

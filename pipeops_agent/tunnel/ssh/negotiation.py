@@ -54,6 +54,17 @@ class Proposal(NamedTuple):
     """Whether a key exchange packet follows that was sent on a guess."""
 
 
+def propose(
+    key_exchanges: Sequence[bytes],
+    host_keys: Sequence[bytes],
+    ciphers: Sequence[bytes],
+    macs: Sequence[bytes],
+) -> Proposal:
+    """A proposal of the same for both directions, without compression."""
+    none = (b"none",)
+    return Proposal(key_exchanges, host_keys, ciphers, ciphers, macs, macs, none, none)
+
+
 class Agreement(NamedTuple):
     """What both sides use from now on; the MACs count only with ciphers that don't authenticate."""
 

@@ -268,8 +268,8 @@ class PacketReader:
         """
         source: bytes | bytearray = data
         if self._rest:
-            self._rest += data
             source, self._rest = self._rest, bytearray()
+            source += data
         end = len(source)
         position = 0
         with memoryview(source) as view:
@@ -286,8 +286,10 @@ class PacketReader:
                 self.bytes_opened += after - position
                 position = after
                 yield payload
-            if position < end:
-                self._rest = bytearray(view[position:])
+            if position:
+                source = bytearray(view[position:])
+        # A packet that comes in very many parts must not be copied with each of them.
+        self._rest = source if isinstance(source, bytearray) else bytearray(source)
 
     def renew(self, opener: Opener, *, reset_sequence: bool) -> None:
         """Take new keys into use from the next packet on (SSH_MSG_NEWKEYS has come)."""

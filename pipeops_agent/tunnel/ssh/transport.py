@@ -4,21 +4,16 @@ The SSH transport (RFC 4253) that chisel speaks: Conch's key exchange over our p
 Conch brings the key exchange; this module replaces what Conch does with packets: the ciphers
 (L{packets}), strict key exchange (C{kex-strict-c-v00@openssh.com}), rekeying by volume and by time,
 new keys taken into use the moment NEWKEYS passes, and one error for whatever a peer does wrong.
-Conch is untyped; nothing beyond this module and C{auth} touches it.
+Conch is untyped; nothing beyond this module, its two sides (L{client}, L{server}) and C{auth} touches it.
 """
 
 from __future__ import annotations
 
-import hmac
 import struct
 from typing import Any, Final
 
 from twisted.conch.ssh.common import NS, getNS
-from twisted.conch.ssh.transport import (
-    SSHClientTransport,
-    SSHTransportBase,
-)
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.conch.ssh.transport import SSHTransportBase
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -28,29 +23,27 @@ from pipeops_agent.tunnel.ssh.common import (
     RekeyPolicy,
     SSHError,
     TransportOwner,
-    fingerprint,
     peer_text,
 )
 from pipeops_agent.tunnel.ssh.messages import (
     DISCONNECT_BY_APPLICATION,
     DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
+    DISCONNECT_KEY_EXCHANGE_FAILED,
     DISCONNECT_PROTOCOL_ERROR,
     FIRST_SERVICE_MESSAGE,
     MSG_DISCONNECT,
-    MSG_KEX_ECDH_INIT,
     MSG_KEXINIT,
     MSG_NEWKEYS,
+    MSG_UNIMPLEMENTED,
 )
 from pipeops_agent.tunnel.ssh.negotiation import (
     HOST_KEYS,
-    KEY_EXCHANGES,
-    STRICT_CLIENT,
-    STRICT_SERVER,
     Agreement,
     Proposal,
     agree,
     guess_was_wrong,
     parse_proposal,
+    propose,
 )
 from pipeops_agent.tunnel.ssh.packets import (
     CIPHERS,
@@ -64,10 +57,15 @@ from pipeops_agent.tunnel.ssh.packets import (
     make_sealer,
 )
 
-CLIENT_VERSION: Final = b"SSH-chisel-v3-client"
-
 MAX_VERSION_LINE: Final = 255
 """RFC 4253, section 4.2, with the line end. chisel sends nothing before its version."""
+
+
+MAX_HELD: Final = 65_536
+"""The most packets held back by a key exchange: data waits elsewhere, so these are short."""
+
+MAX_BACKLOG: Final = 8 * 1024 * 1024
+"""The most bytes written on top of a carrier that is full: data stops then, answers to the peer can't."""
 
 
 @implementer(IPushProducer)
@@ -107,6 +105,7 @@ class PacketTransport(SSHTransportBase):
         self._over = False
         self._ended = False
         self._carrier_full = False
+        self._backlog = 0
         self._version_line = b""
         self.error: SSHError | None = None
         self.key_exchanges = 0
@@ -133,20 +132,31 @@ class PacketTransport(SSHTransportBase):
 
     def fail(self, sentence: str, code: int = DISCONNECT_PROTOCOL_ERROR) -> None:
         """End the connection because of C{sentence}, which is also told to the peer."""
-        self.sendDisconnect(code, sentence.encode())
+        self.end(SSHError(peer_text(sentence.encode())), code)
 
-    def loseConnection(self) -> None:
-        self.sendDisconnect(DISCONNECT_BY_APPLICATION, b"closed")
-
-    def sendDisconnect(self, reason: int, desc: bytes) -> None:
-        """As Conch's; the first reason is the one that counts, and nothing is sent after it."""
+    def end(self, error: SSHError, code: int) -> None:
+        """End the connection because of C{error}: the first one counts, nothing is sent after it."""
         if self._over:
             return
         if self.error is None:
-            self.error = SSHError(peer_text(desc))
-        self.sendPacket(MSG_DISCONNECT, struct.pack(">L", reason) + NS(desc) + NS(b""))
+            self.error = error
+        description = str(error).encode()
+        self._write(MSG_DISCONNECT, struct.pack(">L", code) + NS(description) + NS(b""))
         self._over = True
         self.transport.loseConnection()
+
+    def loseConnection(self) -> None:
+        self.fail("closed", DISCONNECT_BY_APPLICATION)
+
+    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+        """
+        End the connection because of what Conch has found.
+
+        It takes whatever goes wrong with a reply for a bad host key; L{verifyHostKey} knows better.
+        """
+        if reason == DISCONNECT_HOST_KEY_NOT_VERIFIABLE:
+            reason, desc = DISCONNECT_KEY_EXCHANGE_FAILED, b"the reply to the key exchange is malformed"
+        self.fail(peer_text(desc), reason)
 
     def ssh_DISCONNECT(self, packet: bytes) -> None:
         description, _ = getNS(packet[4:])
@@ -195,6 +205,8 @@ class PacketTransport(SSHTransportBase):
         if message >= FIRST_SERVICE_MESSAGE:
             if self.service is None:
                 raise PacketError(f"message {message} came before its service was started")
+            if self._keyExchangeState == self._KEY_EXCHANGE_PROGRESSING:  # RFC 4253, section 7.1
+                raise PacketError(f"message {message} came inside a key exchange")
             self.service.packetReceived(message, payload[1:])
             return
         if self.sessionID is None and self._strict and not 20 <= message <= 49 and message != 1:
@@ -218,10 +230,25 @@ class PacketTransport(SSHTransportBase):
             return
         if self.exchanging_keys and not self._allowedKeyExchangeMessageType(messageType):
             self._blockedByKeyExchange.append((messageType, payload))
+            if len(self._blockedByKeyExchange) > MAX_HELD:
+                self.fail("the peer asks on and on, and does not end a key exchange")
             return
-        self.transport.write(self._writer.seal(bytes((messageType,)) + payload))
+        self._write(messageType, payload)
+        if self._backlog > MAX_BACKLOG:
+            self.fail("the peer does not read what it is sent")
         if messageType >= FIRST_SERVICE_MESSAGE:
             self._renew_keys_if_due()
+
+    def _write(self, message: int, payload: bytes) -> None:
+        packet = self._writer.seal(bytes((message,)) + payload)
+        if self._carrier_full:
+            self._backlog += len(packet)
+        self.transport.write(packet)
+
+    def sendUnimplemented(self) -> None:
+        """Answer the packet at hand: it is the last one that was opened."""
+        number = (self._reader.sequence - 1) & 0xFFFFFFFF
+        self.sendPacket(MSG_UNIMPLEMENTED, struct.pack(">L", number))
 
     # -- flow: this transport is the push producer of its carrier
 
@@ -236,6 +263,7 @@ class PacketTransport(SSHTransportBase):
 
     def resumeProducing(self) -> None:
         self._carrier_full = False
+        self._backlog = 0
         self._tell_flow()
 
     def stopProducing(self) -> None:
@@ -289,17 +317,8 @@ class PacketTransport(SSHTransportBase):
 
     def _proposal(self) -> Proposal:
         """What our own KEXINIT offers."""
-        ciphers, macs = self.supportedCiphers, self.supportedMACs
-        none = self.supportedCompressions
-        return Proposal(
-            self.supportedKeyExchanges,
-            self.supportedPublicKeys,
-            ciphers,
-            ciphers,
-            macs,
-            macs,
-            none,
-            none,
+        return propose(
+            self.supportedKeyExchanges, self.supportedPublicKeys, self.supportedCiphers, self.supportedMACs
         )
 
     def _begin_key_exchange(self) -> None:
@@ -347,44 +366,3 @@ class PacketTransport(SSHTransportBase):
 
     def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
         self._log.debug("the peer says: {text}", text=peer_text(message))
-
-
-class ChiselClientTransport(PacketTransport, SSHClientTransport):
-    """
-    The agent's side.
-
-    @param expected: the server's fingerprint, or None where TLS has vouched for the server; then
-        any key is taken, but the same one at every key exchange.
-    """
-
-    ourVersionString = CLIENT_VERSION
-    peer_version = b"SSH-chisel-v3"
-    supportedKeyExchanges: Any = [*KEY_EXCHANGES, STRICT_CLIENT]
-    _strict_theirs, _strict_ours = STRICT_SERVER, STRICT_CLIENT
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        owner: TransportOwner,
-        rekey: RekeyPolicy,
-        expected: str | None,
-    ) -> None:
-        super().__init__(clock, owner, rekey)
-        self._expected = expected
-        self.host_fingerprint: str | None = None
-
-    def _begin_key_exchange(self) -> None:
-        """Send our half of the elliptic-curve exchange (RFC 5656, section 4; RFC 8731)."""
-        self.ecPriv = self._generateECPrivateKey()
-        self.ecPub = self.ecPriv.public_key()
-        self.sendPacket(MSG_KEX_ECDH_INIT, NS(self._encodeECPublicKey(self.ecPub)))
-
-    def verifyHostKey(self, hostKey: bytes, fingerprint_md5: bytes) -> Deferred[bool]:
-        got = fingerprint(hostKey)
-        expected = self._expected or self.host_fingerprint or got
-        if not hmac.compare_digest(got, expected):
-            sentence = f"the server's host key is not the expected one: expected {expected}, got {got}"
-            self.fail(sentence, DISCONNECT_HOST_KEY_NOT_VERIFIABLE)
-            return fail(SSHError(sentence))
-        self.host_fingerprint = got
-        return succeed(True)

@@ -14,10 +14,10 @@ from twisted.python.failure import Failure
 from pipeops_agent.secrets import Secret
 from pipeops_agent.tunnel.ssh.auth import USERAUTH, PasswordAuthClient, PasswordAuthServer
 from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, Service, SSHError
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRequest
 from pipeops_agent.tunnel.ssh.server import ChiselServerTransport, HostKey
-from pipeops_agent.tunnel.ssh.transport import ChiselClientTransport
 
 HOST_KEY = Key(ec.derive_private_key(12345, ec.SECP256R1()))
 NEVER = RekeyPolicy(1 << 40, 1e9)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.ssh.common import SSHError
-from pipeops_agent.tunnel.ssh.connection import MAX_REQUEST, OpenRefused, RequestRefused
+from pipeops_agent.tunnel.ssh.connection import MAX_REQUEST, MIN_PACKET, OpenRefused, RequestRefused
 from pipeops_agent.tunnel.ssh.messages import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -135,14 +135,72 @@ class Flow(SynchronousTestCase):
         opened.pair.pump()
         self.assertEqual(len(near.data), 500_000)
 
-    def test_congestion_pauses_all_writers(self) -> None:
-        """A full carrier pauses every channel, also one opened later, until it has room."""
+    def test_congestion_pauses_who_writes(self) -> None:
+        """While the carrier is full what is written waits, and the writer pauses; then it goes, in order."""
         opened = Opened()
         opened.pair.client.pauseProducing()
+        self.assertEqual(opened.near.events, [])
+        opened.near_channel.write(b"one ")
+        opened.near_channel.write(b"two ")
+        opened.near_channel.write_eof()
+        opened.pair.pump()
+        self.assertEqual(bytes(opened.far.data), b"")
         self.assertEqual(opened.near.events, ["pause"])
         opened.pair.client.pauseProducing()
         opened.pair.client.resumeProducing()
+        opened.pair.pump()
+        self.assertEqual(bytes(opened.far.data), b"one two ")
+        self.assertEqual(opened.far.events, ["eof"])
         self.assertEqual(opened.near.events, ["pause", "resume"])
+
+    def test_congestion_costs_idle_channels_nothing(self) -> None:
+        """A full carrier is no affair of a channel that has nothing to send."""
+        opened = Opened()
+        for _ in range(3):
+            opened.pair.client.pauseProducing()
+            opened.pair.client.resumeProducing()
+        self.assertEqual(opened.near.events, [])
+
+    def test_full_again_while_flushing(self) -> None:
+        """A carrier that is full again after one channel's data holds the others' until it has room."""
+        opened = Opened()
+        far, near = Handler(), Handler()
+        opening = opened.open(far)
+        near.channel = opened.pair.client_requests.opens[-1].accept(near)
+        opened.pair.pump()
+        self.successResultOf(opening)
+        client, wire = opened.pair.client, opened.pair.client_wire
+        client.pauseProducing()
+        opened.near_channel.write(b"first")
+        near.channel.write(b"second")
+        write = wire.write
+
+        def fill(data: bytes) -> None:
+            write(data)
+            client.pauseProducing()
+
+        wire.write = fill  # type: ignore[method-assign]  # a carrier that fills up
+        client.resumeProducing()
+        wire.write = write  # type: ignore[method-assign]  # a carrier that fills up
+        opened.pair.pump()
+        self.assertEqual((bytes(opened.far.data), bytes(far.data)), (b"first", b""))
+        client.resumeProducing()
+        opened.pair.pump()
+        self.assertEqual(bytes(far.data), b"second")
+        self.assertEqual(near.events, ["pause", "resume"])
+
+    def test_closed_while_held(self) -> None:
+        """What waits for the carrier on a channel that the peer closes is dropped, and not flushed later."""
+        opened = Opened()
+        opened.pair.client.pauseProducing()
+        opened.near_channel.write(b"x" * 1000)
+        opened.far_channel.close()
+        opened.pair.pump()
+        self.assertEqual(opened.pair.client_layer._held, {})
+        opened.pair.client.resumeProducing()
+        opened.pair.pump()
+        self.assertEqual(bytes(opened.far.data), b"")
+        self.assertEqual(opened.near.events, ["pause", "closed"])
 
     def test_still_paused_by_the_window(self) -> None:
         """The carrier's room does not resume a writer whose window is shut."""
@@ -335,7 +393,7 @@ class Violations(SynchronousTestCase):
 
     def test_confirmation_of_nothing(self) -> None:
         """So is a channel's confirmation or refusal."""
-        numbers = struct.pack(">LLLL", 5, 0, 1000, 1000)
+        numbers = struct.pack(">LLLL", 5, 0, 1000, 2000)
         self.assert_ends(MSG_CHANNEL_OPEN_CONFIRMATION, numbers, "not being opened")
         self.assert_ends(MSG_CHANNEL_OPEN_FAILURE, numbers, "not being opened")
 
@@ -353,13 +411,18 @@ class Violations(SynchronousTestCase):
         self.assert_ends(MSG_GLOBAL_REQUEST, payload, "too long")
 
     def test_packet_size_of_nothing(self) -> None:
-        """A channel that can carry no data is refused, and is no endless loop."""
-        opened = Opened()
-        opened.raw(MSG_CHANNEL_OPEN, NS(b"chisel") + struct.pack(">LLL", 9, 1000, 0) + b"x")
-        self.assertEqual(len(opened.pair.client_requests.opens), 1)
-        opened.pair.lose()
-        # The server here did not open number 9 itself, and objects to its refusal.
-        self.assertIn("channel 9 was not being opened", str(opened.pair.server_owner.ended[0]))
+        """A channel that can carry no data, or next to none in a packet, is refused."""
+        for size in (0, 1, MIN_PACKET - 1):
+            opened = Opened()
+            opened.raw(MSG_CHANNEL_OPEN, NS(b"chisel") + struct.pack(">LLL", 9, 1000, size) + b"x")
+            self.assertEqual(len(opened.pair.client_requests.opens), 1)
+            opened.pair.lose()
+            # The server here did not open number 9 itself, and objects to its refusal.
+            self.assertIn("channel 9 was not being opened", str(opened.pair.server_owner.ended[0]))
+
+    def test_packet_size_of_nothing_for_our_own(self) -> None:
+        """A confirmation with such a size ends the connection."""
+        self.assert_ends(MSG_CHANNEL_OPEN_CONFIRMATION, struct.pack(">LLLL", 0, 0, 1000, 1), "is the least")
 
     def test_channel_request(self) -> None:
         """A channel request is answered with a failure where it wants an answer."""

@@ -10,10 +10,10 @@ from twisted.conch.ssh.common import NS
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.tunnel.ssh.auth import LoginRefused
+from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, fingerprint, peer_text
 from pipeops_agent.tunnel.ssh.messages import MSG_DISCONNECT, MSG_NEWKEYS
 from pipeops_agent.tunnel.ssh.packets import CIPHERS, MACS
-from pipeops_agent.tunnel.ssh.transport import ChiselClientTransport
 from tests.tunnel.ssh.pair import HOST_KEY, Handler, Pair
 
 RIGHT = fingerprint(HOST_KEY.public().blob())
