@@ -1,8 +1,9 @@
 """
 The carrier: one byte stream over the binary messages of a WebSocket (RFC 6455), in either role.
 
-Autobahn does the WebSocket. Its own timers are all switched off: they would run on the global
-reactor; deadlines are the session's. Whatever it says about its troubles is kept as one sentence.
+Autobahn does the upgrade; from then on the frames are those of C{frames}, whose cost per frame is a small
+part of Autobahn's. Autobahn's own timers are all switched off: they would run on the global reactor;
+deadlines are the session's. Whatever goes wrong is kept as one sentence.
 
 A carrier is the push producer of its TCP connection, and passes pauses on to what runs on it. While
 it is paused a ping is not answered but remembered, the last one only (RFC 6455, section 5.5.3): a peer
@@ -20,16 +21,15 @@ from autobahn.twisted.websocket import (
     WebSocketServerProtocol,
 )
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IPushProducer,
-    IReactorTime,
-    ITransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from pipeops_agent.tunnel.frames import BINARY, CLOSE, PING, PONG, FrameError, FrameReader, make_frame
+from pipeops_agent.tunnel.prompt import tune, write_now
+from pipeops_agent.tunnel.refusal import explain_close, explain_refusal
 
 _log = Logger(namespace="tunnel.carrier")
 
@@ -44,6 +44,13 @@ MAX_HANDSHAKE: Final = 64 * 1024
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that the peer has to answer a close frame before the connection is cut."""
 
+FIRST: Final = 4096
+SPLIT_FROM: Final = 8192
+"""
+A longer packet goes out as two messages, the first of L{FIRST} bytes: Go's SSH reader asks for 4,096 bytes
+first, and what else a message holds chisel copies into a new buffer before it is read.
+"""
+
 PROTOCOL_OPTIONS: Final[dict[str, Any]] = {
     "maxFramePayloadSize": MAX_MESSAGE,
     "maxMessagePayloadSize": MAX_MESSAGE,
@@ -55,6 +62,8 @@ PROTOCOL_OPTIONS: Final[dict[str, Any]] = {
     "tcpNoDelay": True,
 }
 """Limits, and no timer that is not ours."""
+
+_NORMAL_CLOSURE: Final = (1000).to_bytes(2, "big")
 
 
 class CarrierLost(Exception):
@@ -108,25 +117,21 @@ class _Carrier(TwistedProtocol):
 
     # What Autobahn's protocols bring.
     transport: Any
+    factory: Any
     state: int
     data: bytes
-    STATE_OPEN: int
     STATE_CONNECTING: int
     wasNotCleanReason: str | None
-    sendMessage: Callable[..., None]
-    sendPing: Callable[..., None]
-    sendPong: Callable[..., None]
-    sendClose: Callable[..., None]
 
     def __init__(self, clock: IReactorTime, inner: Stream, owner: CarrierOwner) -> None:
         super().__init__()
         self._clock = clock
         self._inner = inner
         self._owner = owner
+        self._frames: FrameReader | None = None
         self._cut: IDelayedCall | None = None
         self._problem: str | None = None
-        self._was_open = False
-        self._lost = False
+        self._said_close = self._closed = self._failed = self._lost = False
         self._full = False
         self._unanswered: bytes | None = None
         self.bytes_in = 0
@@ -138,18 +143,10 @@ class _Carrier(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         self.bytes_in += len(data)
         self.last_received = self._clock.seconds()
-        try:
-            super().dataReceived(data)
-        except Exception as error:
-            if self.state != self.STATE_CONNECTING:
-                _log.failure("a carrier was cut because of a mistake of our own")
-                self.fail(f"an internal error ({type(error).__name__}); the log has more")
-                return
-            # Autobahn's parser of the handshake raises on what is no HTTP, among others.
-            _log.debug("the carrier's peer does not speak WebSocket")
-            self.fail("the peer's answer is not HTTP")
-        if self.state == self.STATE_CONNECTING and len(self.data) > MAX_HANDSHAKE:
-            self.fail("the peer's answer to the upgrade does not end")
+        if self._frames is not None:
+            self._receive_frames(self._frames, data)
+        else:
+            self._receive_handshake(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # no default here
         self._lost = True
@@ -158,52 +155,100 @@ class _Carrier(TwistedProtocol):
             self._cut = None
         super().connectionLost(reason)
         sentence = self._problem or self.wasNotCleanReason or "the peer closed it"
-        if self._was_open:
+        if self._frames is not None:
             self._inner.connectionLost(Failure(CarrierLost(sentence)))
         self._owner.carrier_lost(CarrierLost(sentence))
 
     def onOpen(self) -> None:
-        self._was_open = True
+        """Take over from Autobahn, with what it has read beyond the upgrade."""
+        early, self.data = self.data, b""
+        self._frames = frames = FrameReader(masked=self.factory.isServer, limit=MAX_MESSAGE)
+        tune(self.transport)
         self.transport.registerProducer(self, True)
         self._inner.makeConnection(_CarrierTransport(self))
         self._owner.carrier_open()
+        if early:
+            self._receive_frames(frames, early)
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        if self._problem is not None:
-            return  # given up; Autobahn goes on with what had come already
-        if isBinary:
-            self._inner.dataReceived(payload)
+    # -- in
+
+    def _receive_handshake(self, data: bytes) -> None:
+        try:
+            super().dataReceived(data)
+        except Exception as error:
+            if self._frames is not None:  # it was open already: not Autobahn's parser, but we
+                self._own_mistake(error)
+                return
+            # Autobahn's parser of the handshake raises on what is no HTTP, among others.
+            _log.debug("the carrier's peer does not speak WebSocket")
+            self.fail("the peer's answer is not HTTP")
+            return
+        if self.state == self.STATE_CONNECTING and len(self.data) > MAX_HANDSHAKE:
+            self.fail("the peer's answer to the upgrade does not end")
+
+    def _receive_frames(self, frames: FrameReader, data: bytes) -> None:
+        if self._given_up():
+            return
+        try:
+            for opcode, payload in frames.feed(data):
+                if opcode == BINARY:
+                    self._inner.dataReceived(payload)
+                else:
+                    self._receive_control(opcode, payload)
+                if self._given_up():
+                    return
+        except FrameError as error:
+            self.fail(f"the peer breaks the rules of WebSockets: {error}")
+        except Exception as error:
+            self._own_mistake(error)
+
+    def _given_up(self) -> bool:
+        """Whether nothing that comes matters any more."""
+        return self._failed or self._closed
+
+    def _own_mistake(self, error: Exception) -> None:
+        _log.failure("a carrier was cut because of a mistake of our own")
+        self.fail(f"an internal error ({type(error).__name__}); the log has more")
+
+    def _receive_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == PING:
+            self._answer(payload)
+        elif opcode == PONG:
+            self._owner.carrier_pong()
+        elif opcode == CLOSE:
+            self._receive_close(payload)
         else:
             self.fail("the peer sent text, where only binary messages are allowed")
 
-    def onPing(self, payload: bytes) -> None:
+    def _receive_close(self, payload: bytes) -> None:
+        """Answer a close frame (RFC 6455, section 5.5.1). The server ends the connection, soon (7.1.1)."""
+        if self._problem is None:
+            self._problem = explain_close(payload)
+        if not self._said_close:
+            self._say_close(payload[:2])
+        self._closed = True
+        if self.factory.isServer:
+            self.transport.loseConnection()
+        self._cut_soon()
+
+    def _answer(self, payload: bytes) -> None:
         if self._full:
             self._unanswered = payload
-        elif self.state == self.STATE_OPEN:
-            self.sendPong(payload)
-
-    def onPong(self, payload: bytes) -> None:
-        self._owner.carrier_pong()
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        if wasClean and self._problem is None:
-            detail = f" with code {code}" if code is not None else ""
-            self._problem = f"the peer closed the WebSocket{detail}" + (
-                f" ({_shown(reason)})" if reason else ""
-            )
+        else:
+            self._send(PONG, payload)
 
     # -- what the TCP connection calls
 
     def pauseProducing(self) -> None:
         self._full = True
-        if self._was_open:
+        if self._frames is not None:
             self._inner.pauseProducing()
 
     def resumeProducing(self) -> None:
         self._full = False
         payload, self._unanswered = self._unanswered, None
         if payload is not None:
-            self.onPing(payload)
+            self._answer(payload)
         self._inner.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -212,31 +257,49 @@ class _Carrier(TwistedProtocol):
     # -- what the session and the transport above call
 
     def write(self, data: bytes) -> None:
-        """Send C{data} as one binary message."""
-        if self.state == self.STATE_OPEN:
-            self.bytes_out += len(data)
-            self.sendMessage(data, isBinary=True)
+        """Send C{data} as binary messages; how many does not matter to the stream."""
+        if len(data) > SPLIT_FROM:
+            self._send(BINARY, data[:FIRST], data[FIRST:])
+        else:
+            self._send(BINARY, data)
 
     def ping(self) -> None:
         """Send a ping; L{CarrierOwner.carrier_pong} hears the answer."""
-        if self.state == self.STATE_OPEN:
-            self.sendPing(b"")
+        self._send(PING, b"")
 
     def close(self) -> None:
         """Say goodbye, and cut the connection where the peer does not answer in time."""
-        if self._cut is None and not self._lost:
+        if not self._lost:
             self._cut_soon()
-            self.sendClose(1000)
+            self._say_close(_NORMAL_CLOSURE)
+
+    def fail(self, sentence: str) -> None:
+        """Cut the connection at once because of C{sentence}."""
+        self._failed = True
+        if self._problem is None:
+            self._problem = sentence
+        self.transport.abortConnection()
+
+    # -- out
+
+    def _send(self, opcode: int, *payloads: bytes) -> None:
+        """Send each of C{payloads} as a frame, all in one piece; nothing follows a close frame."""
+        if self._said_close or self._failed or self._frames is None:
+            return
+        masked = not self.factory.isServer
+        frame = make_frame(opcode, payloads[0], masked=masked)
+        for payload in payloads[1:]:
+            frame += make_frame(opcode, payload, masked=masked)
+        self.bytes_out += len(frame)
+        write_now(self.transport, frame)
+
+    def _say_close(self, payload: bytes) -> None:
+        self._send(CLOSE, payload)
+        self._said_close = True
 
     def _cut_soon(self) -> None:
         if self._cut is None and not self._lost:
             self._cut = self._clock.callLater(CLOSE_TIMEOUT, self._cut_off)
-
-    def fail(self, sentence: str) -> None:
-        """Cut the connection at once because of C{sentence}."""
-        if self._problem is None:
-            self._problem = sentence
-        self.transport.abortConnection()
 
     def _cut_off(self) -> None:
         self._cut = None
@@ -246,16 +309,9 @@ class _Carrier(TwistedProtocol):
 class ClientCarrier(_Carrier, WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn's attributes
     """The agent's side; L{client_factory} makes it."""
 
-    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
-        """The server is to close the connection now (RFC 6455, section 7.1.1), and soon."""
-        failed: bool | None = super().onCloseFrame(code, reasonRaw)
-        self._cut_soon()
-        return failed
-
     def failHandshake(self, reason: str) -> None:
         """Keep what a person needs to understand why the upgrade was refused."""
-        self._problem = explain_refusal(self.data, reason)
-        self.transport.abortConnection()
+        self.fail(explain_refusal(self.data, reason))
 
 
 class ServerCarrier(_Carrier, WebSocketServerProtocol):  # type: ignore[misc]  # as above
@@ -279,51 +335,6 @@ def client_factory(clock: Any, url: str, user_agent: str, make: Callable[[], Cli
     factory.setProtocolOptions(serverConnectionDropTimeout=0, **PROTOCOL_OPTIONS)
     factory.protocol = make
     return factory
-
-
-def explain_refusal(answer: bytes, reason: str) -> str:
-    """
-    A sentence about a refused upgrade: status, C{Location}, C{Server}, the body's first line, a guess.
-
-    @param answer: what has come of the HTTP answer.
-    @param reason: Autobahn's word for it, for an answer that is no refusal but wrong.
-    """
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status, *lines = head.decode("latin-1").split("\r\n")
-    code = status.split(" ")[1] if status.startswith("HTTP/") and " " in status else ""
-    if not code or code == "101":
-        return f"the upgrade to a WebSocket failed: {_shown(reason)}"
-    headers = {
-        name.strip().lower(): value.strip()
-        for name, colon, value in (line.partition(":") for line in lines)
-        if colon
-    }
-    parts = [f"the server answered the upgrade with {_shown(status.partition(' ')[2])}"]
-    parts += [f"{name} {_shown(headers[name])}" for name in ("location", "server") if name in headers]
-    first = body.decode("utf-8", "replace").strip().partition("\n")[0].strip()
-    if first:
-        parts.append(f"body begins {_shown(first)!r}")
-    guess = _GUESSES.get(code, "")
-    return ", ".join(parts) + (f" ({guess})" if guess else "")
-
-
-_GUESSES: Final = {
-    "301": "a redirect is not followed: set the address it names",
-    "302": "a redirect is not followed: set the address it names",
-    "307": "a redirect is not followed: set the address it names",
-    "308": "a redirect is not followed: set the address it names",
-    "200": "something on the way does not pass WebSockets",
-    "400": "something on the way does not pass WebSockets",
-    "404": "no chisel server at this path, or an ingress that does not pass WebSockets",
-    "502": "the chisel server behind a proxy is down",
-    "503": "the chisel server behind a proxy is down",
-    "504": "the chisel server behind a proxy does not answer",
-}
-
-
-def _shown(text: str) -> str:
-    """What a peer said: bounded and printable."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:200])
 
 
 @implementer(ITransport)

@@ -21,6 +21,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pipeops_agent.tunnel.prompt import tune, write_now
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.traffic import ForwardCounters
 
@@ -57,7 +58,7 @@ class Relay(Protocol):
 
     def connectionMade(self) -> None:
         self._connected = True
-        self.transport.setTcpNoDelay(True)
+        tune(self.transport)
         self.transport.registerProducer(self, True)
         self._producing = True
         if self._channel is None:
@@ -112,7 +113,7 @@ class Relay(Protocol):
         counters = self._counters
         counters.bytes_in += len(data)
         counters.last_byte = self._clock.seconds()
-        self.transport.write(data)
+        write_now(self.transport, data)
         if self._full:
             self._held += len(data)
         elif self._channel is not None:

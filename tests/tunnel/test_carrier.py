@@ -14,11 +14,12 @@ from pipeops_agent.tunnel.carrier import (
     CLOSE_TIMEOUT,
     MAX_HANDSHAKE,
     MAX_MESSAGE,
+    SPLIT_FROM,
     CarrierLost,
     ClientCarrier,
     client_factory,
-    explain_refusal,
 )
+from pipeops_agent.tunnel.refusal import explain_refusal
 from tests.tunnel.rig import PLACE, Link, MemoryServer, Pipe
 
 
@@ -220,7 +221,7 @@ class Streaming(CarrierCase):
     """Bytes over an open carrier."""
 
     def test_both_ways(self) -> None:
-        """What either side writes arrives, and is counted."""
+        """What either side writes arrives, and is counted as it is on the wire: frames and all."""
         client, server, link = self.linked()
         client.inner.transport.write(b"to ")
         client.inner.transport.writeSequence([b"the ", b"server"])
@@ -228,20 +229,20 @@ class Streaming(CarrierCase):
         before = client.carrier.bytes_in
         link.pump()
         self.assertEqual(bytes(client.inner.data), b"to the client")
-        self.assertEqual(client.carrier.bytes_out, 13)
+        self.assertEqual(client.carrier.bytes_out, 2 * (2 + 4) + 13)
         self.assertEqual(client.carrier.bytes_in - before, 2 + 13)
 
     def test_forbidden(self) -> None:
         """Text, what is too long, and what breaks the protocol, end it at once, with the reason."""
         for data, words in (
             (frame(1, b"hello"), "text"),
-            (frame(2, bytes(MAX_MESSAGE + 1)), "exceed"),
-            (frame(2, bytes(600_000), final=False) + frame(0, bytes(600_000)), "exceed"),
-            (frame(3, b""), "reserved"),
-            (b"\xf2\x01x", "RSV"),
-            (b"\x82\x81\x00\x00\x00\x00x", "masked"),
-            (frame(0, b"x"), ""),
-            (frame(9, bytes(126)), ""),
+            (frame(2, bytes(MAX_MESSAGE + 1)), "longer than"),
+            (frame(2, bytes(600_000), final=False) + frame(0, bytes(600_000)), "longer than"),
+            (frame(3, b""), "nobody agreed on"),
+            (b"\xf2\x01x", "nobody agreed on"),
+            (b"\x82\x81\x00\x00\x00\x00x", "masks"),
+            (frame(0, b"x"), "out of order"),
+            (frame(9, bytes(126)), "control frame"),
         ):
             client = self.opened()
             client.protocol.dataReceived(data)
@@ -249,6 +250,18 @@ class Streaming(CarrierCase):
             said = client.lose()
             self.assertIn(words, said)
             self.assertEqual(len(client.inner.ended), 1)
+
+    def test_long_packets_go_out_in_two(self) -> None:
+        """A long packet is two messages, which Go's reader takes without a copy; nothing is lost by it."""
+        client, server, link = self.linked()
+        for size in (SPLIT_FROM, SPLIT_FROM + 1, 100_000):
+            client.inner.data.clear()
+            sent = server.carrier.bytes_out
+            server.carrier.write(bytes(size))
+            headers = server.carrier.bytes_out - sent - size
+            link.pump()
+            self.assertEqual(len(client.inner.data), size)
+            self.assertEqual(headers > 4, size > SPLIT_FROM)
 
     def test_nothing_after_the_end(self) -> None:
         """What follows a forbidden message in the same piece is not delivered."""

@@ -275,13 +275,13 @@ class Life(SessionCase):
         rig = self.rig(ping_interval=10.0)
         session = self.opened(rig)
         frames: list[bytes] = []
-        answer = rig.server.carrier.onPing
+        answer = rig.server.carrier._answer
 
         def note(payload: bytes) -> None:
             frames.append(payload)
             answer(payload)
 
-        rig.server.carrier.onPing = note  # type: ignore[method-assign]  # overheard
+        rig.server.carrier._answer = note  # type: ignore[method-assign]  # overheard
         rig.advance(30)
         self.assertEqual([name for name, _ in rig.server.requests].count("ping"), 1 + 3)
         self.assertEqual(len(frames), 3)

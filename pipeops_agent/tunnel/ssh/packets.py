@@ -11,7 +11,6 @@ length in the clear, so a packet is opened in one step and nothing unauthenticat
 from __future__ import annotations
 
 import hmac
-import os
 import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
@@ -19,6 +18,8 @@ from typing import Final, NamedTuple, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from pipeops_agent.tunnel.randomness import random_bytes
 
 MAX_PACKET: Final = 256 * 1024
 """The longest C{packet_length} accepted, in bytes: Go's own limit; RFC 4253 asks for 35,000."""
@@ -138,7 +139,7 @@ class GCMSealer:
     def seal(self, sequence: int, payload: bytes) -> bytes:
         padding = _padding(1 + len(payload), 16)
         head = _LENGTH.pack(1 + len(payload) + padding)
-        body = b"".join((padding.to_bytes(1, "big"), payload, os.urandom(padding)))
+        body = b"".join((padding.to_bytes(1, "big"), payload, random_bytes(padding)))
         return head + self._aead.encrypt(self._nonce.next(), body, head)
 
 
@@ -173,7 +174,7 @@ class CTRSealer:
     def seal(self, sequence: int, payload: bytes) -> bytes:
         padding = _padding(1 + len(payload), 16)
         head = _LENGTH.pack(1 + len(payload) + padding)
-        body = b"".join((padding.to_bytes(1, "big"), payload, os.urandom(padding)))
+        body = b"".join((padding.to_bytes(1, "big"), payload, random_bytes(padding)))
         packet = head + self._encryptor.update(body)
         mac = hmac.digest(self._integrity, _LENGTH.pack(sequence) + packet, self._digest)
         return packet + mac

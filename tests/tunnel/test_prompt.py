@@ -1,0 +1,116 @@
+"""Writing at once, and random bytes in small portions. Real sockets on loopback: a kernel has no stand-in."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.protocol import Protocol
+from twisted.internet.tcp import Connection, Server
+from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.trial.unittest import SynchronousTestCase
+
+from pipeops_agent.tunnel.prompt import BUFFER, tune, write_now
+from pipeops_agent.tunnel.randomness import RandomPool
+
+
+class _Writers(MemoryReactor):
+    """A reactor that only notes who waits to write."""
+
+
+class PromptTests(SynchronousTestCase):
+    """A Twisted connection over one end of a socket pair."""
+
+    def setUp(self) -> None:
+        self.reactor = _Writers()
+        ours, self.theirs = socket.socketpair()
+        for end in (ours, self.theirs):
+            end.setblocking(False)
+            self.addCleanup(end.close)
+        self.connection: Any = Connection(ours, Protocol(), self.reactor)
+        self.connection.connected = True
+
+    def received(self) -> bytes:
+        """What has come at the other end by now."""
+        data = b""
+        while True:
+            try:
+                data += self.theirs.recv(1 << 20)
+            except BlockingIOError:
+                return data
+
+    def drain(self) -> bytes:
+        """Take what comes, turn by turn of the reactor, until nothing waits any more."""
+        data = self.received()
+        while self.connection.dataBuffer or self.connection._tempDataBuffer:
+            self.connection.doWrite()
+            data += self.received()
+        return data
+
+    def test_at_once(self) -> None:
+        """With nothing waiting the data is out before the reactor turns, and nobody waits."""
+        write_now(self.connection, b"now")
+        self.assertEqual(self.received(), b"now")
+        self.assertEqual(self.reactor.getWriters(), [])
+
+    def test_what_the_kernel_does_not_take(self) -> None:
+        """The rest goes the usual way, and what is written meanwhile goes behind it: in order, whole."""
+        first, second = bytes(range(256)) * 8192, b"then this"
+        write_now(self.connection, first)
+        self.assertNotEqual(self.reactor.getWriters(), [])
+        write_now(self.connection, second)
+        self.assertEqual(self.drain(), first + second)
+
+    def test_lost(self) -> None:
+        """A connection that is gone is left to the reactor to report."""
+        self.theirs.close()
+        write_now(self.connection, b"nobody")
+        self.assertNotEqual(self.reactor.getWriters(), [])
+
+    def test_through_tls_goes_the_usual_way(self) -> None:
+        """TLS above a connection looks like one, and must not be passed by: nothing goes out in the clear."""
+        written: list[bytes] = []
+
+        class Layer(TLSMemoryBIOProtocol):
+            def write(self, data: bytes) -> None:
+                written.append(data)
+
+        layer = Layer.__new__(Layer)
+        layer.transport = self.connection
+        self.assertTrue(hasattr(layer, "writeSomeData"))
+        write_now(layer, b"secret")
+        self.assertEqual((written, self.received()), ([b"secret"], b""))
+
+    def test_in_memory(self) -> None:
+        """Any other transport is just written to."""
+        transport = StringTransport()
+        write_now(transport, bytearray(b"text"))
+        self.assertEqual(transport.value(), b"text")
+
+    def test_tune(self) -> None:
+        """A TCP connection reads large pieces; its small packets are not held back."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        client = socket.create_connection(listener.getsockname())
+        self.addCleanup(client.close)
+        accepted, address = listener.accept()
+        self.addCleanup(accepted.close)
+        port: Any = None
+        server: Any = Server(accepted, Protocol(), address, port, 1, self.reactor)
+        tune(server)
+        self.assertEqual(server.bufferSize, BUFFER)
+        self.assertTrue(server.getTcpNoDelay())
+
+
+class PoolTests(SynchronousTestCase):
+    """Random bytes."""
+
+    def test_each_once(self) -> None:
+        """Portions of any size, none handed out twice, over the end of the pool too."""
+        pool = RandomPool()
+        taken = [pool.take(16) for _ in range(2000)]
+        self.assertEqual({len(portion) for portion in taken}, {16})
+        self.assertEqual(len(set(taken)), len(taken))
+        self.assertEqual(len(pool.take(100_000)), 100_000)
+        self.assertEqual(pool.take(0), b"")
