@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -12,6 +13,19 @@ WallClock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The system's time of day, in UTC."""
     return datetime.now(UTC)
+
+
+def steady_seconds(
+    wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+) -> Callable[[], float]:
+    """
+    Return a clock for a reactor: seconds since the epoch that never jump.
+
+    Twisted's own is the wall clock: set back by an hour it stops every timer for an hour, set forward it
+    fires them all. This one starts at the wall clock's time and then only counts.
+    """
+    began = wall() - monotonic()
+    return lambda: began + monotonic()
 
 
 def rfc3339(moment: datetime) -> str:

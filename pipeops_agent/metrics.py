@@ -106,7 +106,7 @@ class Metrics:
         )
         self._heartbeats = Histogram(
             "pipeops_heartbeat_duration_seconds",
-            "How long heartbeats took until they were answered, or given up.",
+            "How long the heartbeats took that got through.",
             buckets=_HEARTBEAT_BUCKETS,
             registry=self.registry,
         )
@@ -124,7 +124,7 @@ class Metrics:
         self._kubernetes_calls.labels(verb, resource, str(code)).inc()
 
     def observe_heartbeat(self, seconds: float) -> None:
-        """A heartbeat was answered, or given up, after so long."""
+        """A heartbeat got through, after so long."""
         self._heartbeats.observe(seconds)
 
     def read_connections_from(self, kind: Literal["websocket", "sse"], source: Callable[[], int]) -> None:

@@ -149,11 +149,17 @@ class TunnelTraffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusBoard:
-    """Holds the present L{AgentStatus}; every change replaces it whole and is an event."""
+    """
+    Holds the present L{AgentStatus}; every change replaces it whole and is an event.
 
-    def __init__(self, hub: EventHub, wall: WallClock) -> None:
+    @param clean: takes secrets out of a text. Messages repeat what peers have said, and whatever stands here
+        is shown to who may read.
+    """
+
+    def __init__(self, hub: EventHub, wall: WallClock, *, clean: Callable[[str], str] = str) -> None:
         self._hub = hub
         self._wall = wall
+        self._clean = clean
         now = wall()
         self._status = AgentStatus(since=now, started=now)
         self._traffic: Callable[[], TunnelTraffic] = TunnelTraffic
@@ -191,23 +197,46 @@ class StatusBoard:
 
     def set_registration(self, **changes: Any) -> None:
         """Change fields of L{RegistrationStatus}."""
-        value = msgspec.structs.replace(self._status.registration, **changes)
+        value = msgspec.structs.replace(self._status.registration, **self._cleaned(changes))
         self._replace("agent", "registration", registration=value)
 
     def set_heartbeat(self, **changes: Any) -> None:
         """Change fields of L{HeartbeatStatus}."""
-        value = msgspec.structs.replace(self._status.heartbeat, **changes)
+        value = msgspec.structs.replace(self._status.heartbeat, **self._cleaned(changes))
         self._replace("health", "heartbeat", heartbeat=value)
 
     def set_tunnel(self, **changes: Any) -> None:
         """Change fields of L{TunnelStatus}."""
-        value = msgspec.structs.replace(self._status.tunnel, **changes)
+        before = self._status.tunnel
+        changes = self._cleaned(changes)
+        if "forwards" in changes:
+            changes["forwards"] = tuple(
+                msgspec.structs.replace(each, message=self._clean(each.message))
+                for each in changes["forwards"]
+            )
+        if "attempts" in changes:
+            changes["attempts"] = tuple(
+                each if each in before.attempts else self._clean_attempt(each) for each in changes["attempts"]
+            )
+        value = msgspec.structs.replace(before, **changes)
         self._replace("tunnel", "tunnel", tunnel=value)
 
     def set_cluster(self, **changes: Any) -> None:
         """Change fields of L{ClusterStatus}."""
-        value = msgspec.structs.replace(self._status.cluster, **changes)
+        value = msgspec.structs.replace(self._status.cluster, **self._cleaned(changes))
         self._replace("cluster", "cluster", cluster=value)
+
+    def _cleaned(self, changes: dict[str, Any]) -> dict[str, Any]:
+        if "message" in changes:
+            return {**changes, "message": self._clean(changes["message"])}
+        return changes
+
+    def _clean_attempt(self, attempt: Attempt) -> Attempt:
+        def clean(text: str | None) -> str | None:
+            return None if text is None else self._clean(text)
+
+        steps = tuple(msgspec.structs.replace(step, error=clean(step.error)) for step in attempt.steps)
+        return msgspec.structs.replace(attempt, steps=steps, error=clean(attempt.error))
 
     def _replace(self, channel: str, event: str, **changes: Any) -> None:
         status = msgspec.structs.replace(self._status, **changes)

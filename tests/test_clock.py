@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.clock import WallClock, rfc3339, utc_now
+from pipeops_agent.clock import WallClock, rfc3339, steady_seconds, utc_now
 
 
 class ClockTests(SynchronousTestCase):
@@ -31,3 +32,25 @@ class ClockTests(SynchronousTestCase):
         """A time without a zone is refused: it would be taken for the machine's own."""
         with self.assertRaises(ValueError):
             rfc3339(datetime(2025, 10, 15, 8, 0, 0))  # noqa: DTZ001 - what is tested
+
+
+class SteadyTests(SynchronousTestCase):
+    """The clock that the agent's reactor runs on."""
+
+    def test_counts_on_whatever_the_wall_clock_does(self) -> None:
+        """It begins at the wall clock's time; steps of that clock, either way, do not touch it."""
+        wall, monotonic = 1_700_000_000.0, 50.0
+        seconds = steady_seconds(lambda: wall, lambda: monotonic)
+        self.assertEqual(seconds(), 1_700_000_000.0)
+        wall -= 3600
+        monotonic += 5
+        self.assertEqual(seconds(), 1_700_000_005.0)
+        wall += 7200
+        self.assertEqual(seconds(), 1_700_000_005.0)
+
+    def test_real_clocks(self) -> None:
+        """By default it agrees with the wall clock of this machine, and goes forward."""
+        seconds = steady_seconds()
+        first = seconds()
+        self.assertLess(abs(first - time.time()), 1)
+        self.assertGreaterEqual(seconds(), first)

@@ -35,6 +35,22 @@ class StatusBoardTests(SynchronousTestCase):
         """Channels and names of the events so far."""
         return [(event.channel, event.event) for event in self.events]
 
+    def test_clean(self) -> None:
+        """Whatever a peer has said is cleaned before anybody can see it, also deep inside."""
+        board = StatusBoard(self.hub, lambda: self.time, clean=lambda text: text.replace("secret", "***"))
+        step = Step(name="login", seconds=1.0, error="a secret")
+        board.set_registration(message="a secret")
+        board.set_heartbeat(message="a secret")
+        board.set_cluster(message="a secret")
+        board.set_tunnel(
+            message="a secret",
+            forwards=(ForwardStatus(name="kubelet", local_addr="h:1", message="a secret"),),
+            attempts=(Attempt(began=self.time, steps=(step,), error="a secret"),),
+        )
+        self.assertNotIn("secret", str(board.now))
+        self.assertEqual(str(board.now).count("***"), 7)
+        self.assertNotIn("secret", str(self.events))
+
     def test_beginning(self) -> None:
         """A new board claims nothing: nothing is registered, connected, or has got through."""
         now = self.board.now

@@ -85,10 +85,6 @@ class ControlPlaneClient:
             tls=tls,
         )
 
-    def warn_of_insecurity(self) -> None:
-        """Say loudly what the settings leave unprotected; once at each start."""
-        self._transport.warn_of_insecurity()
-
     async def register(self, registration: Registration) -> Registered:
         """
         Register, or hear that this agent is known.

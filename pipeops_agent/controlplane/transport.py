@@ -32,7 +32,14 @@ from pipeops_agent.controlplane.body import (
     read_body,
 )
 from pipeops_agent.controlplane.errors import ApiError
-from pipeops_agent.net import AnswerTooLong, CertificateProblem, ClientTLS, ConnectProblem, explain
+from pipeops_agent.net import (
+    AnswerTooLong,
+    CertificateProblem,
+    ClientTLS,
+    ConnectProblem,
+    TLSFileProblem,
+    explain,
+)
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.addresses import is_loopback
@@ -92,21 +99,6 @@ class Transport:
         self._tls = tls
         self._skewed = False
         self._place = urlsplit(settings.api_url).netloc
-
-    def warn_of_insecurity(self) -> None:
-        """Say loudly what the settings leave unprotected."""
-        if self._plain and not self._loopback:
-            _log.warn(
-                "pipeops.allow_insecure: token and data travel to {server} in clear, anybody on the way can"
-                " read and change them",
-                server=self._place,
-            )
-        if not self._plain and self._settings.tls.insecure_skip_verify:
-            _log.warn(
-                "pipeops.tls.insecure_skip_verify: the certificate of {server} is not verified, anybody on"
-                " the way can take its place and have the token",
-                server=self._place,
-            )
 
     @property
     def _plain(self) -> bool:
@@ -235,9 +227,11 @@ class Transport:
             # Its text would quote what the peer has sent.
             return ApiError(f"{what}: what {self._place} answers is not HTTP ({type(cause).__name__})")
         said = explain(cause, self._place, self._tls)
-        note = ""
-        if isinstance(cause, ConnectProblem) and isinstance(cause.__cause__, CertificateProblem):
-            note = self._clock_note()
+        why = cause.__cause__ if isinstance(cause, ConnectProblem) else None
+        if isinstance(why, TLSFileProblem):
+            # No server was asked: it is the settings that are to be put right.
+            return ApiError(f"{what}: {said.sentence} (pipeops.tls)", unusable_settings=True)
+        note = self._clock_note() if isinstance(why, CertificateProblem) else ""
         remedy = f" ({said.remedy})" if said.remedy else ""
         return ApiError(f"{note}{what}: {said.sentence}{remedy}", retryable=said.retryable)
 

@@ -71,8 +71,7 @@ def parse_tunnel_answer(
         return TunnelAnswer(poll_after=poll_after, unknown_status=word.strip()[:64])
     if state != "wanted":
         return TunnelAnswer(order=TunnelOrder(state=state), poll_after=poll_after)
-    address = _address(answer, allow_insecure)
-    _check_allowed(address, allowed_servers)
+    address = _address(answer, allow_insecure, allowed_servers)
     server = TunnelServer(
         address=address,
         fingerprint=_fingerprint(optional_text(answer, "server_fingerprint", "server_fingerprint")),
@@ -128,7 +127,7 @@ def _allocations(value: Any) -> tuple[Allocation, ...]:
     return tuple(allocations)
 
 
-def _address(answer: Mapping[str, Any], allow_insecure: bool) -> ServerAddress:
+def _address(answer: Mapping[str, Any], allow_insecure: bool, allowed: Collection[str]) -> ServerAddress:
     place = "tunnel_server_addr"
     text = optional_text(answer, place, place)
     if text is None:
@@ -139,6 +138,8 @@ def _address(answer: Mapping[str, Any], allow_insecure: bool) -> ServerAddress:
     address = parse_address(text.strip(), place)
     if not address.tls and not allow_insecure:
         raise AnswerError(f"{place}: a server without TLS is refused (tunnel.allow_insecure)")
+    if allowed and not any(_matches(address, pattern.lower()) for pattern in allowed):
+        raise AnswerError(f"{place}: {address.host} is not among tunnel.allowed_servers")
     return address
 
 
@@ -174,11 +175,6 @@ def parse_address(text: str, place: str) -> ServerAddress:
         raise AnswerError(f"{place}: no valid host and port (an IPv6 address stands in brackets)")
     tls = scheme in ("wss", "https")
     return ServerAddress(host=host, port=port or (443 if tls else 80), path=parts.path or "/", tls=tls)
-
-
-def _check_allowed(address: ServerAddress, allowed: Collection[str]) -> None:
-    if allowed and not any(_matches(address, pattern.lower()) for pattern in allowed):
-        raise AnswerError(f"tunnel_server_addr: {address.host} is not among tunnel.allowed_servers")
 
 
 def _matches(address: ServerAddress, pattern: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+from collections import deque
 from typing import Final, TextIO
 
 _STREAMS: Final = ("stdout", "stderr")
@@ -31,14 +32,35 @@ class Sink:
         self._path = None if output in _STREAMS else os.path.abspath(output)
         self._fd = self._open_file() if self._path is not None else _descriptor(output)
         self._torn = False
-        self._lock = threading.Lock()
+        # A signal's handler runs in the middle of whatever the main thread does, be it a write, and logs too
+        # (the reactor's: "Received SIGTERM"): a plain lock would be waited for for ever, by its own holder.
+        self._lock = threading.RLock()
+        self._writing = False
+        self._postponed: deque[bytes] = deque()
 
     def write(self, line: bytes) -> bool:
-        """Write one line, newline included; False where it, or a part of it, was lost."""
+        """
+        Write one line, newline included; False where it, or a part of it, was lost.
+
+        A line that comes in the middle of another (from a signal's handler) is written after that.
+        """
         with self._lock:
-            if self._fd is None and self._path is not None:
-                return self._write_once(line)
-            return self._write(line)
+            if self._writing:
+                self._postponed.append(line)
+                return True
+            self._writing = True
+            try:
+                written = self._put(line)
+                while self._postponed:
+                    self._put(self._postponed.popleft())
+            finally:
+                self._writing = False
+            return written
+
+    def _put(self, line: bytes) -> bool:
+        if self._fd is None and self._path is not None:
+            return self._write_once(line)
+        return self._write(line)
 
     def reopen(self) -> None:
         """

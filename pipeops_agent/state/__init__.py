@@ -12,7 +12,7 @@ from pipeops_agent.state.disk import Disk
 from pipeops_agent.state.file import FileStateStore
 from pipeops_agent.state.memory import MemoryStateStore
 from pipeops_agent.state.model import Conflict, State, StateStore, Stored, Unavailable
-from pipeops_agent.state.places import find_state_file, state_places
+from pipeops_agent.state.places import find_state_file, kept_state_files, state_places
 
 __all__ = [
     "Conflict",
@@ -28,5 +28,6 @@ __all__ = [
     "decode_state",
     "encode_state",
     "find_state_file",
+    "kept_state_files",
     "state_places",
 ]

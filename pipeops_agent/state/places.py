@@ -44,20 +44,10 @@ def find_state_file(
     """
     disk = disk or Disk()
     places = state_places(environ, home, system)
-    unreadable: list[Path] = []
-    for place in places:
-        try:
-            if read_private(disk, place, CONTENT_LIMIT) is not None:
-                return place
-        except NotADirectoryError:
-            continue
-        except PermissionError:
-            if _is_closed_to_us(disk, place.parent):
-                unreadable.append(place)
-        except (OSError, Unavailable):
-            unreadable.append(place)
-    if unreadable:
-        return unreadable[0]
+    readable, unreadable = _taken(disk, places)
+    taken = [*readable, *unreadable]
+    if taken:
+        return taken[0]
     for place in places:
         if _can_be_made(disk, place):
             return place
@@ -66,6 +56,37 @@ def find_state_file(
         f"no place for the agent's state is writable (tried {tried}); "
         "make one so, or name a file with agent.state_file"
     )
+
+
+def kept_state_files(
+    environ: Mapping[str, str], home: Path, *, system: Path = SYSTEM_DIRECTORY, disk: Disk | None = None
+) -> list[Path]:
+    """
+    Of the L{state_places} those where a state is, or may be since they can't be read; the preferred first.
+
+    L{find_state_file} uses one of them. There are more where an agent's home or its rights have changed.
+    """
+    places = state_places(environ, home, system)
+    readable, unreadable = _taken(disk or Disk(), places)
+    return [place for place in places if place in (*readable, *unreadable)]
+
+
+def _taken(disk: Disk, places: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The C{places} where there is something: those that can be read, and those that can't or may not be."""
+    readable: list[Path] = []
+    unreadable: list[Path] = []
+    for place in places:
+        try:
+            if read_private(disk, place, CONTENT_LIMIT) is not None:
+                readable.append(place)
+        except NotADirectoryError:
+            continue
+        except PermissionError:
+            if _is_closed_to_us(disk, place.parent):
+                unreadable.append(place)
+        except (OSError, Unavailable):
+            unreadable.append(place)
+    return readable, unreadable
 
 
 def _is_closed_to_us(disk: Disk, directory: Path) -> bool:

@@ -87,6 +87,11 @@ class DescribeTests(SynchronousTestCase):
             [body["k8s_service_token"], body["k8s_ca"], body["k8s_server_name"]], ["sa", "PEM", "kubernetes"]
         )
 
+    def test_part_of_the_facts(self) -> None:
+        """What could not be found out of the host is left out, the rest is told; all of it are numbers."""
+        facts = Facts(hostname="web1", region="eu", cloud_provider="aws", cpu_cores=4, memory_gb=15)
+        self.assertEqual(self.body(facts=facts)["server_specs"], {"cpu_cores": 4, "memory_gb": 15})
+
     def test_no_token_no_ca(self) -> None:
         """The CA goes only with a token."""
         body = self.body(cluster_ca="PEM", cluster_server_name="kubernetes")

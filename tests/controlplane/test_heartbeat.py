@@ -226,6 +226,32 @@ class OutcomeTests(Case):
             self.clock.advance(0.5)
             self.assertEqual(self.sent, sent + 1)
 
+    def test_backoff_is_a_setting(self) -> None:
+        """The waits are made of C{reconnect.interval} and C{reconnect.backoff}."""
+        self.begin(interval=2.0, backoff=1.0)
+        self.sender.default = network_error()
+        self.service.startService()
+        for sent, wait in ((1, 3), (2, 5), (3, 9)):
+            self.clock.advance(wait - 0.5)
+            self.assertEqual(self.sent, sent)
+            self.clock.advance(0.5)
+            self.assertEqual(self.sent, sent + 1)
+
+    def test_success_must_last(self) -> None:
+        """A success that lasts for less than C{reconnect.stable_after} does not begin the waits anew."""
+        for well, wait in ((7, 5.0), (9, 3.0)):
+            self.begin(interval=2.0, backoff=1.0, stable_after=40.0)
+            self.sender.outcomes = [network_error(), *[None] * well, network_error()]
+            self.service.startService()
+            self.clock.pump([3.0, *[5.0] * well])
+            sent = self.sent
+            self.clock.advance(wait - 0.5)
+            self.assertEqual(self.sent, sent)
+            self.clock.advance(0.5)
+            self.assertEqual(self.sent, sent + 1)
+            self.stopped()
+            self.sender.calls.clear()
+
     def test_wait_counts_from_the_end(self) -> None:
         """A call that ran into its timeout does not use up the wait after it."""
         slow: Deferred[None] = Deferred()
@@ -365,16 +391,25 @@ class UnknownTests(Case):
         self.clock.advance(10)
         self.assertEqual(self.unknown, [30.0])
 
-    def test_two_are_not_enough(self) -> None:
-        """Thirty seconds are not enough with two."""
-        self.begin(interval=20.0, backoff=0.0)
+    def test_less_than_thirty_seconds(self) -> None:
+        """Three within a moment less than 30 s are not enough either."""
+        self.begin(interval=14.9, backoff=0.0)
         self.sender.default = UNKNOWN
         self.service.startService()
-        self.clock.advance(20)
-        self.service.wake()
-        self.assertEqual(self.unknown, [])
-        self.clock.advance(20)
-        self.assertEqual(self.unknown, [40.0])
+        self.clock.pump([14.9] * 2)
+        self.assertEqual((self.sent, self.unknown), (3, []))
+        self.clock.advance(14.9)
+        self.assertEqual(len(self.unknown), 1)
+
+    def test_two_are_not_enough(self) -> None:
+        """Thirty seconds are not enough with two; with the third it is time."""
+        self.begin(interval=30.0, backoff=0.0)
+        self.sender.default = UNKNOWN
+        self.service.startService()
+        self.clock.advance(30)
+        self.assertEqual((self.sent, self.unknown), (2, []))
+        self.clock.advance(30)
+        self.assertEqual(self.unknown, [60.0])
 
     def test_once_a_minute(self) -> None:
         """It is asked for at most once a minute, and again as long as it goes on."""

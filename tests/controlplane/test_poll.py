@@ -65,6 +65,23 @@ class PollTests(SynchronousTestCase):
         self.assertEqual(self.orders, [IDLE, IDLE])
         self.assertEqual(self.asker.calls[0], ("cluster-1", "agent-1"))
 
+    def test_pace_under_a_slow_server(self) -> None:
+        """An answer that takes 3 s does not make the interval 8 s; polls never overlap."""
+        slow: Deferred[TunnelAnswer] = Deferred()
+        self.polls_until(slow)
+        self.clock.advance(3)
+        self.assertEqual(len(self.asker.calls), 1)
+        slow.callback(TunnelAnswer(order=IDLE))
+        self.clock.advance(2)
+        self.assertEqual(len(self.asker.calls), 2)
+        slower: Deferred[TunnelAnswer] = Deferred()
+        self.asker.outcomes = [slower]
+        self.clock.pump([5] * 4)
+        self.assertEqual(len(self.asker.calls), 3)
+        slower.callback(TunnelAnswer(order=IDLE))
+        self.clock.advance(0)
+        self.assertEqual(len(self.asker.calls), 4)
+
     def test_poll_frequency(self) -> None:
         """An answer may set the time of the next poll; the one after it is as configured again."""
         self.polls_until(TunnelAnswer(order=IDLE, poll_after=60.0))

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.controlplane import ApiError, Registered, Registration, RegistrationService
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.secrets import Secret
-from pipeops_agent.settings.model_pipeops import PipeopsSettings, RegistrationSettings
+from pipeops_agent.settings.model_pipeops import PipeopsSettings, ReconnectSettings, RegistrationSettings
 from pipeops_agent.state import Conflict, MemoryStateStore, State, Stored
 from tests.controlplane.fakes import ScriptedCalls, World, network_error, server_error
 from tests.controlplane.logs import Records
@@ -50,14 +50,24 @@ class Case(SynchronousTestCase):
         self.registrar.default = ANSWER
         self.begin()
 
-    def begin(self, *, state: State | None = None, retry_for: float = 0.0, random: float = 1.0) -> None:
+    def begin(
+        self,
+        *,
+        state: State | None = None,
+        retry_for: float = 0.0,
+        random: float = 1.0,
+        reconnect: ReconnectSettings | None = None,
+    ) -> None:
         """Make the service; C{state} is what the store holds."""
         self.store = SlowStore(state)
         stored = self.successResultOf(Deferred.fromCoroutine(self.store.load()))
         self.service = RegistrationService(
             self.clock,
             self.registrar,
-            PipeopsSettings(registration=RegistrationSettings(retry_for=retry_for)),
+            PipeopsSettings(
+                registration=RegistrationSettings(retry_for=retry_for),
+                reconnect=reconnect or ReconnectSettings(),
+            ),
             self.board,
             self.world.wall,
             self.store,
@@ -165,6 +175,17 @@ class AtStartTests(Case):
             self.clock.advance(0.2)
         self.successResultOf(starting)
         self.assertEqual(self.board.now.registration.attempts, 4)
+
+    def test_waits_are_settings(self) -> None:
+        """The waits are made of C{reconnect.interval} and C{reconnect.backoff}."""
+        self.begin(retry_for=100, reconnect=ReconnectSettings(interval=2.0, backoff=1.0))
+        self.registrar.outcomes = [network_error(), network_error()]
+        starting = self.start()
+        for calls, wait in ((1, 3), (2, 5)):
+            self.clock.advance(wait - 0.1)
+            self.assertEqual(len(self.registrar.calls), calls)
+            self.clock.advance(0.2)
+        self.successResultOf(starting)
 
     def test_full_jitter(self) -> None:
         """The waits are random between nothing and the bound."""

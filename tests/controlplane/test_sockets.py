@@ -130,6 +130,13 @@ class SocketTests(TestCase):
         self.board.set_clock_skew(90)
         self.assertTrue((await self.error(client)).sentence.startswith("this machine's clock is 90 s behind"))
 
+    async def test_missing_file(self) -> None:
+        """A CA file that is not there is a matter of the settings."""
+        client = self.client(self.listen(self.site), ca_file=str(self.directory / "missing.pem"))
+        error = await self.error(client)
+        self.assertTrue(error.unusable_settings)
+        self.assertIn("missing.pem: No such file or directory (pipeops.tls)", error.sentence)
+
     async def test_client_certificate_missing(self) -> None:
         """With TLS 1.3 the server's refusal comes after the handshake; it is explained all the same."""
         error = await self.error(self.client(self.listen(self.site, client_authority=self.authority)))

@@ -23,9 +23,9 @@ from pipeops_agent.controlplane.answer import parse_date, parse_retry_after
 from pipeops_agent.controlplane.body import MAX_BODY
 from pipeops_agent.controlplane.errors import ApiError
 from pipeops_agent.controlplane.messages import Heartbeat
-from pipeops_agent.net import CertificateProblem, ConnectProblem
+from pipeops_agent.net import CertificateProblem, ConnectProblem, TLSFileProblem
 from pipeops_agent.secrets import Secret
-from pipeops_agent.settings.model_pipeops import EndpointSettings, PipeopsSettings, TLSSettings
+from pipeops_agent.settings.model_pipeops import EndpointSettings, PipeopsSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from tests.controlplane.fakes import API, NOON, Reply, World
 from tests.controlplane.logs import Records
@@ -118,18 +118,6 @@ class CallTests(SynchronousTestCase):
             self.successResultOf(self.beat(allowed))
             self.assertEqual(allowed.server.seen[0].headers["host"], place)
         self.successResultOf(self.beat(self.world(api_url="http://cp.test", allow_insecure=True)))
-
-    def test_said_loudly(self) -> None:
-        """What is left unprotected is a warning at start; what is not needs none."""
-        for settings, expected in (
-            ({"api_url": "http://cp.test", "allow_insecure": True}, 1),
-            ({"api_url": "http://127.0.0.1:1", "allow_insecure": True}, 0),
-            ({"tls": TLSSettings(insecure_skip_verify=True)}, 1),
-            ({}, 0),
-        ):
-            records = Records(self)
-            self.world(**settings).client.warn_of_insecurity()
-            self.assertEqual(len(records.at("warn")), expected)
 
     def test_server_errors(self) -> None:
         """5xx and 429 can be tried again; the page's first line is in the sentence, 2 KiB are kept."""
@@ -301,6 +289,13 @@ class ClockTests(SynchronousTestCase):
         self.successResultOf(self.beat(world))
         self.assertEqual(len(records.at("info")), 1)
 
+    def test_thirty_seconds(self) -> None:
+        """Thirty seconds are not worth saying, one more is, in either direction."""
+        for ahead, said in ((30, 0), (31, 1), (-30, 0), (-31, 1)):
+            records = Records(self)
+            self.successResultOf(self.beat(self.world(ahead, Reply(200))))
+            self.assertEqual(len(records.at("warn")), said)
+
     def test_named_first_with_a_refused_token(self) -> None:
         """A refused token with a wrong clock: the clock comes first. At 30 s or less it is not the reason."""
         for ahead, words in ((95, "95 s behind"), (-95, "95 s ahead of")):
@@ -440,6 +435,14 @@ class NetworkTests(SynchronousTestCase):
         error = self.error(problem(), prepare=lambda world: world.board.set_clock_skew(-3600))
         self.assertTrue(error.sentence.startswith("this machine's clock is 3600 s ahead of"))
         self.assertFalse(error.retryable)
+
+    def test_unusable_file(self) -> None:
+        """A CA, certificate or key file that can't be used: the settings are named, no server was asked."""
+        problem = ConnectProblem("tls", "CA file x: No such file or directory", retryable=False)
+        problem.__cause__ = TLSFileProblem("CA file x: No such file or directory")
+        error = self.error(problem)
+        self.assertEqual(error.sentence, "heartbeat: CA file x: No such file or directory (pipeops.tls)")
+        self.assertEqual((error.unusable_settings, error.retryable, error.lost), (True, False, False))
 
     def test_not_http(self) -> None:
         """A server that speaks something else is not quoted."""

@@ -131,6 +131,9 @@ class AnswerTests(SynchronousTestCase):
         self.assertIn("old MD5 form", self.refused(server_fingerprint=":".join(["aB"] * 16)))
         for bad in ("x", FINGERPRINT[:-1], FINGERPRINT + "AAAA", "!" * 44, FINGERPRINT[:-2] + "9="):
             self.assertIn("44 characters", self.refused(server_fingerprint=bad))
+        for other in (20, 31, 33, 48):
+            of_another_length = base64.b64encode(b"k" * other).decode()
+            self.assertIn("44 characters", self.refused(server_fingerprint=of_another_length))
         self.assertIn("expected a string", self.refused(server_fingerprint=5))
 
     def test_credentials(self) -> None:
@@ -188,6 +191,15 @@ class AnswerTests(SynchronousTestCase):
                     AnswerError, parse_tunnel_answer, body, allowed_servers=(pattern, "x.test")
                 )
                 self.assertIn("not among tunnel.allowed_servers", str(error))
+
+    def test_refused_server_is_named_by_its_field(self) -> None:
+        """An error about the server names the field that it stood in."""
+        for place in ("tunnel_server_addr", "tunnel_url"):
+            fields = {"tunnel_server_addr": ..., "tunnel_url": ..., place: "wss://evil.test"}
+            error = self.assertRaises(
+                AnswerError, parse_tunnel_answer, answer(**fields), allowed_servers=("tunnel.test",)
+            )
+            self.assertEqual(str(error), f"{place}: evil.test is not among tunnel.allowed_servers")
 
     def test_not_json(self) -> None:
         """A page, an array, a duplicate: errors all."""

@@ -54,6 +54,22 @@ class FileTests(SynchronousTestCase):
             sink.reopen()
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
+    def test_write_within_a_write(self) -> None:
+        """A signal's handler logs in the middle of a write: its line comes after the one under way, whole."""
+        sink = self.open()
+        write = os.write
+
+        def interrupted(fd: int, data: bytes) -> int:
+            self.patch(os, "write", write)
+            written = write(fd, data[:2])
+            self.assertTrue(sink.write(b"from the handler\n"))
+            return written
+
+        self.patch(os, "write", interrupted)
+        self.assertTrue(sink.write(b"one\n"))
+        self.assertTrue(sink.write(b"two\n"))
+        self.assertEqual(self.path.read_bytes(), b"one\nfrom the handler\ntwo\n")
+
     def test_reopen_fails(self) -> None:
         """Where the file can't be opened again the old one is kept."""
         sink = self.open()

@@ -25,15 +25,14 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import TestCase
 
 from pipeops_agent.orders import ServerAddress, TunnelServer
 from pipeops_agent.secrets import Secret
@@ -46,6 +45,16 @@ CREDENTIALS = ("agent", Secret("correct horse:battery"))
 KEY_SEED = "peer"
 
 _PORT_ATTEMPTS = 5
+
+
+class Owner(Protocol):
+    """Whom the peers end with: a test case, or a run of a benchmark."""
+
+    def addCleanup(self, f: Callable[..., object], *args: Any, **kwargs: Any) -> None:  # noqa: N802 - trial's name
+        """Call C{f} at the end; what it returns may be a Deferred."""
+
+    def mktemp(self) -> str:
+        """Return a path at which there is nothing yet."""
 
 
 class Peer(Protocol):
@@ -159,7 +168,7 @@ def chisel_lines(line: str) -> Event:
 class Peers:
     """Starts peers for one test; all of them end with it."""
 
-    def __init__(self, reactor: RealReactor, case: TestCase) -> None:
+    def __init__(self, reactor: RealReactor, case: Owner) -> None:
         self._reactor = reactor
         self._case = case
 

@@ -14,6 +14,7 @@ from pipeops_agent.state import (
     Unavailable,
     encode_state,
     find_state_file,
+    kept_state_files,
     state_places,
 )
 from tests.contracts.state_store import STATE
@@ -66,10 +67,27 @@ class PlacesTests(SynchronousTestCase):
     def find(self, disk: Disk | None = None) -> Path:
         return find_state_file(self.environ, self.home, system=self.system, disk=disk)
 
+    def kept(self, disk: Disk | None = None) -> list[Path]:
+        return kept_state_files(self.environ, self.home, system=self.system, disk=disk)
+
     def put(self, place: Path, mode: int = 0o600) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(encode_state(STATE))
         place.chmod(mode)
+
+    def test_kept(self) -> None:
+        """Every place where something is, in their order; none where nothing is."""
+        self.assertEqual(self.kept(), [])
+        self.put(self.places[2])
+        self.put(self.places[0])
+        self.assertEqual(self.kept(), [self.places[0], self.places[2]])
+
+    def test_kept_unseen(self) -> None:
+        """A place that can't be looked into may hold one: a directory of ours that is closed, not a home."""
+        self.put(self.places[1])
+        self.system.mkdir()
+        self.assertEqual(self.kept(ClosedDisk(closed=(self.system,))), self.places[:2])
+        self.assertEqual(self.kept(ClosedDisk(closed=(self.home,))), self.places[1:2])
 
     def test_places(self) -> None:
         """The places, in their order."""

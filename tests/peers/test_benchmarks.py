@@ -1,0 +1,81 @@
+"""Every measurement of the benchmarks runs, in its smallest form, with real processes."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import TestCase
+
+from benchmarks.clients import available
+from benchmarks.model import TINY
+from benchmarks.suite import MEASUREMENTS, run_once
+from tests.peers.building import gochisel
+from tests.peers.processes import real_reactor
+
+
+class MeasurementTests(TestCase):
+    """Each gives its figures, for the agent and for every other client that is here."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        gochisel()  # without Go there is no load: skipped, with the reason
+
+    async def measure(self, name: str) -> None:
+        """Run one measurement once for each client; the agent gives all of its figures."""
+        (measurement,) = (each for each in MEASUREMENTS if each.name == name)
+        for client in available():
+            if client.name in measurement.clients:
+                values = await run_once(real_reactor(), measurement, client, TINY)
+                missing = [figure.key for figure in measurement.figures if figure.key not in values]
+                assert client.name != "agent" or not missing, (client.name, values)
+                assert len(missing) < len(measurement.figures), (client.name, values)
+
+    async def test_all_are_tested(self) -> None:
+        """A measurement that is added gets a test here."""
+        tested = {
+            name.removeprefix("test_").replace("_", "-") for name in dir(self) if name.startswith("test_")
+        }
+        assert {each.name for each in MEASUREMENTS} <= tested, tested
+
+    async def test_to_server_1(self) -> None:
+        """Throughput to the server."""
+        await self.measure("to-server-1")
+
+    async def test_to_server_8(self) -> None:
+        """Throughput to the server on several connections."""
+        await self.measure("to-server-8")
+
+    async def test_from_server_1(self) -> None:
+        """Throughput from the server."""
+        await self.measure("from-server-1")
+
+    async def test_from_server_8(self) -> None:
+        """Throughput from the server on several connections."""
+        await self.measure("from-server-8")
+
+    async def test_round_trip(self) -> None:
+        """Round trips of small messages."""
+        await self.measure("round-trip")
+
+    async def test_connections_1(self) -> None:
+        """New connections, one at a time."""
+        await self.measure("connections-1")
+
+    async def test_connections_32(self) -> None:
+        """New connections, 32 at a time."""
+        await self.measure("connections-32")
+
+    async def test_memory(self) -> None:
+        """Memory of open channels."""
+        await self.measure("memory")
+
+    async def test_idle(self) -> None:
+        """An idle client: memory, processor time, bytes on the wire, with the sandbox and its TLS."""
+        await self.measure("idle")
+
+    async def test_start(self) -> None:
+        """The time to ready and to the tunnel."""
+        await self.measure("start")
+
+    async def test_stop(self) -> None:
+        """The time to the end, idle and with channels open."""
+        await self.measure("stop")
