@@ -43,7 +43,7 @@ _OF_TWISTED: Final = {
     LogLevel.critical: Severity.ERROR,
 }
 
-_PORT_CLOSED: Final = re.compile(r"\(\w+ Port \d+ Closed\)")
+_PORT: Final = re.compile(r"\(\w+ Port \d+ Closed\)|\S.* starting on \S+")
 
 _CACHE_LIMIT: Final = 1024
 """Components whose threshold is remembered: libraries may name loggers after what peers send."""
@@ -68,7 +68,7 @@ def _is_chatter(event: LogEvent) -> bool:
     if str(event.get("log_format", "")).startswith(("Starting factory", "Stopping factory")):
         return True
     said = event.get("message") or ("",)
-    return event.get("eventType") in {"start", "stop"} or bool(_PORT_CLOSED.fullmatch(str(said[0])))
+    return bool(_PORT.fullmatch(str(said[0])))
 
 
 def component_of(event: LogEvent) -> str:

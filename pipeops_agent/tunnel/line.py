@@ -21,9 +21,6 @@ _log = Logger(namespace="tunnel")
 CLOSE_TIMEOUT: Final = 1.5
 """Seconds that an attempt or a session has to end; then it is left behind, and said."""
 
-LONG_WAIT: Final = 300.0
-"""The longest wait, in seconds, after a failure that won't mend itself (a wrong key); half is the least."""
-
 _BUSY: Final = frozenset({"connecting", "connected", "closing"})
 
 
@@ -77,7 +74,6 @@ class Line:
         clock: IReactorTime,
         open_session: Callable[[Line, Target], Awaitable[Session]],
         backoff: Backoff,
-        random: Callable[[], float],
         entered: Callable[[Line, Entry], None],
         role: str,
     ) -> None:
@@ -86,7 +82,6 @@ class Line:
             clock,
             lambda target: open_session(self, target),
             backoff,
-            random,
             lambda entry: entered(self, entry),
         )
         self._inputs = tunnel_machine(self._core)
@@ -172,13 +167,11 @@ class _Core(TunnelEffects):
         clock: IReactorTime,
         open_session: Callable[[Target], Awaitable[Session]],
         backoff: Backoff,
-        random: Callable[[], float],
         report: Callable[[Entry], None],
     ) -> None:
         self._clock = clock
         self._open_session = open_session
         self.backoff = backoff
-        self._random = random
         self._report = report
         self.state = "disabled"
         self.why = "not asked for yet"
@@ -298,10 +291,9 @@ class _Core(TunnelEffects):
 
     def wait_after_failure(self, error: SessionError) -> None:
         wait = self.backoff.failed()
-        if not error.retryable:
-            wait = LONG_WAIT * (0.5 + self._random() / 2)
         self._problem = error
-        self.why = f"{error.sentence}; the next attempt is in {wait:.1f} s"
+        hint = "" if error.retryable else " (this does not mend by itself)"
+        self.why = f"{error.sentence}{hint}; the next attempt is in {wait:.1f} s"
         self._arm(wait)
 
     def wait_after_loss(self, why: str) -> None:

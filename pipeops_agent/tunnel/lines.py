@@ -50,14 +50,12 @@ class Lines:
         *,
         open_session: Callable[[Target], Awaitable[Session]],
         make_backoff: Callable[[], Backoff],
-        random: Callable[[], float],
         refused: Callable[[Mapping[Remote, str]], None],
         entered: Callable[[Line, Entry], None],
     ) -> None:
         self._clock = clock
         self._open_session = open_session
         self._make_backoff = make_backoff
-        self._random = random
         self._refused = refused
         self._tell = entered
         self.main = self._new_line(MAIN_ROLE)
@@ -156,7 +154,7 @@ class Lines:
     # How one comes after the other.
 
     def _new_line(self, role: str) -> Line:
-        return Line(self._clock, self._open, self._make_backoff(), self._random, self._entered, role)
+        return Line(self._clock, self._open, self._make_backoff(), self._entered, role)
 
     def _rebuild(self, target: Target) -> None:
         """Break what there is, then make a tunnel to C{target}."""

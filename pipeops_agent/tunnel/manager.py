@@ -91,7 +91,6 @@ class TunnelManager(Service):
             reactor,
             open_session=self._open,
             make_backoff=self._make_backoff,
-            random=random,
             refused=self._book.refuse,
             entered=self._entered,
         )

@@ -36,7 +36,7 @@ MAX_LINE: Final = 8 * 1024
 MAX_LENGTH_DIGITS: Final = 15
 """Digits of a C{Content-Length} worth reading: python refuses to read thousands, with an exception."""
 
-CLOSE_GRACE: Final = 2.0
+CLOSE_GRACE: Final = 0.5
 """Seconds for which a connection that is being closed may take what was written to it."""
 
 

@@ -53,7 +53,7 @@ class SeverityTests(SynchronousTestCase):
         for event in (
             {"log_level": LogLevel.info, "log_format": "Starting factory {factory!r}"},
             {"log_level": LogLevel.info, "log_format": "Stopping factory {factory!r}"},
-            {"log_level": LogLevel.info, "eventType": "start", "message": ("Site starting on 80",)},
+            {"log_level": LogLevel.info, "message": ("Site (TLS) starting on 80",)},
             {"log_level": LogLevel.info, "message": ("(TCP Port 80 Closed)",)},
         ):
             self.assertEqual(severity_of(event), Severity.DEBUG, event)

@@ -1,0 +1,285 @@
+"""
+The agent: what starts when, what stops when.
+
+    HTTP  ->  start phase: state, gate, facts  ->  registration  ->  heartbeat, poll, tunnel (L{Parts})
+
+Up to the registration everything that goes wrong for good ends the process; nothing after it does, unless the
+settings say so (C{pipeops.reconnect.enabled}). A state that can't be read is waited for.
+
+Stopping goes in this order, each step bounded (L{Shutdown}): readiness off; a start under way; poll, tunnel
+with its channels, heartbeat, one last C{stopping}; the gate; the listeners last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from pipeops_agent.build import build_info
+from pipeops_agent.errors import ExitStatus, FatalError
+from pipeops_agent.events import EventHub
+from pipeops_agent.facts import Facts, collect_facts, host_sources
+from pipeops_agent.gate import OpenGate, StartGate
+from pipeops_agent.health import standard_checks
+from pipeops_agent.identity import establish, new_agent_id
+from pipeops_agent.log import AgentLog
+from pipeops_agent.metrics import Metrics, ReactorLag
+from pipeops_agent.parts import Common, Parts
+from pipeops_agent.scheduling import Tasks, sleep
+from pipeops_agent.secrets import Secret
+from pipeops_agent.settings import Loaded, Settings, SettingsError, compare, take_live
+from pipeops_agent.shutdown import Shutdown
+from pipeops_agent.sources import Host, state_store, token_source
+from pipeops_agent.state import Conflict, StateStore, Stored, Unavailable
+from pipeops_agent.status import StatusBoard
+from pipeops_agent.tokens import LiveToken
+from pipeops_agent.web.listener import Listener
+from pipeops_agent.web.site import build_site
+
+_log = Logger(namespace="agent")
+
+STATE_RETRY: Final = 5.0
+"""Seconds between two attempts to read a state that can't be read."""
+
+
+class Agent(MultiService):
+    """
+    The one service that twistd runs. From L{startService} on it serves HTTP; the rest follows by itself.
+
+    @param loaded: the settings at start.
+    @param reload: reads all settings again, for SIGHUP.
+    @param end: told, once, of the error that ends the agent; stops the process with its status.
+    @param store: keeps the state; by default a file.
+    @param gate: who may be active; by default this one.
+
+    @ivar board: the truth about this agent, and C{hub} where its changes are told.
+    @ivar http: where the agent's own pages are.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        loaded: Loaded,
+        log: AgentLog,
+        host: Host,
+        *,
+        reload: Callable[[], Loaded],
+        end: Callable[[FatalError], None],
+        store: StateStore | None = None,
+        gate: StartGate | None = None,
+    ) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._loaded = loaded
+        self._settings = settings = loaded.settings
+        self._log_output = log
+        self._host = host
+        self._reload = reload
+        self._end = end
+        self._store = store or state_store(settings, host)
+        self._gate = gate or OpenGate()
+        self._tasks = Tasks()
+        self._failed = False
+        self._parts: Parts | None = None
+        self._tokens = LiveToken(token_source(settings))
+        self.hub = EventHub(host.wall)
+        self.board = board = StatusBoard(self.hub, host.wall, clean=log.redactor.clean)
+        self.metrics = Metrics(board, host.wall, build_info())
+        self._common = Common(
+            reactor=reactor,
+            wall=host.wall,
+            board=board,
+            checks=standard_checks(),
+            metrics=self.metrics,
+            tokens=self._tokens,
+            settings=lambda: self._settings,
+            learn=self._learn,
+            end=self._fail,
+        )
+        site = build_site(
+            reactor,
+            board,
+            self._common.checks,
+            self.metrics,
+            settings.server,
+            host.wall,
+            tokens=self._tokens,
+            build=build_info(),
+        )
+        self.http = Listener(reactor, site, settings.server)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold now."""
+        return self._settings
+
+    # -- start
+
+    def startService(self) -> None:
+        """Serve HTTP, and begin the start phase; a port that is taken ends the agent."""
+        super().startService()
+        self._learn_token()
+        self._tokens.on_change(self._learn_token)
+        for caution in self._loaded.cautions:
+            _log.warn("{caution}", caution=caution)
+        lag = ReactorLag(self._reactor)
+        self.metrics.read_lag_from(lambda: lag.worst)
+        lag.setServiceParent(self)
+        try:
+            self.http.setServiceParent(self)
+        except CannotListenError as error:
+            self._fail(_cannot_listen(error))
+            return
+        _log.info("serving HTTP on {address}", address=self.http.address)
+        self._tasks.spawn(self._start(), "starting the agent")
+
+    async def _start(self) -> None:
+        try:
+            await self._become_active()
+        except CancelledError:
+            raise
+        except FatalError as error:
+            self._fail(error)
+        except Exception as error:
+            _log.failure("the agent could not start")
+            self._fail(FatalError(f"the agent could not start: {type(error).__name__}", ExitStatus.FAILURE))
+
+    async def _become_active(self) -> None:
+        """The start phase, the registration, and then everything else."""
+        stored = await self._establish()
+        assert stored.state is not None
+        self.board.enter("standby")
+        await self._gate.enter()
+        facts = await self._collect_facts()
+        self.board.enter("registering")
+        self._parts = Parts(self._common, facts, self._store, stored, stored.state)
+        await self._parts.register()
+        self.board.enter("running")
+        self._parts.start()
+
+    async def _establish(self) -> Stored:
+        """The state, with an id; a store that is away is waited for: it is not an empty one."""
+        said = ""
+        while True:
+            try:
+                stored = await establish(
+                    self._store,
+                    configured=self._settings.agent.id,
+                    make=lambda: new_agent_id(self._host.hostname, self._host.random_bytes),
+                )
+            except (Unavailable, Conflict) as error:
+                reason = f"waiting for the agent's state: {error}"
+                if reason != said:
+                    said = reason
+                    _log.error("{reason}", reason=reason)
+                self.board.set_registration(message=reason)
+            else:
+                self._take_identity(stored)
+                return stored
+            await sleep(self._reactor, STATE_RETRY)
+
+    def _take_identity(self, stored: Stored) -> None:
+        assert stored.state is not None
+        if stored.state.cluster_token:
+            self._learn(stored.state.cluster_token)
+        agent_id = stored.state.agent_id
+        self.board.identify(agent_id)
+        _log.info("this is agent {agent_id}, by {store}", agent_id=agent_id, store=self._store.describe())
+
+    async def _collect_facts(self) -> Facts:
+        return await collect_facts(
+            self._reactor,
+            hostname=self._host.hostname,
+            region=self._settings.agent.region,
+            cloud_provider=self._settings.agent.cloud_provider,
+            sources=host_sources(self._reactor),
+        )
+
+    def _fail(self, error: FatalError) -> None:
+        """Say, once, why the agent ends, and end it."""
+        if self._failed:
+            return
+        self._failed = True
+        fields = {} if error.response is None else {"response": error.response}
+        _log.critical("{error}", error=error.sentence, **fields)
+        self._end(error)
+
+    # -- secrets
+
+    def _learn(self, secret: Secret) -> None:
+        """
+        Let the log mask C{secret} from now on.
+
+        The log remembers a bounded number; the token is told anew each time, so that passwords which change
+        with every poll can't push it out.
+        """
+        self._log_output.redactor.learn(secret)
+        self._learn_token()
+
+    def _learn_token(self) -> None:
+        for token in (self._settings.pipeops.token, self._tokens.current()):
+            if token:
+                self._log_output.redactor.learn(token)
+
+    # -- while running
+
+    def reload(self) -> None:
+        """Read all settings again (SIGHUP): what can change does, what needs a restart is named."""
+        try:
+            loaded = self._reload()
+        except SettingsError as error:
+            for problem in error.problems:
+                _log.error("the settings can't be used, the old ones stay: {problem}", problem=str(problem))
+            return
+        changes = compare(self._settings, loaded.settings)
+        self._settings = settings = take_live(self._settings, loaded.settings)
+        self._log_output.set_levels(settings.logging.level, settings.logging.levels)
+        self._learn_token()
+        self._tokens.replace(token_source(settings))
+        if self._parts is not None:
+            self._parts.reconfigure(settings, changes)
+        for caution in loaded.cautions:
+            if caution not in self._loaded.cautions:
+                _log.warn("{caution}", caution=caution)
+        self._loaded = loaded
+        for path in changes.restart:
+            _log.warn("{setting} has changed; it takes effect at the next start", setting=path)
+        if changes.live:
+            _log.info("settings read again, changed: {settings}", settings=", ".join(changes.live))
+        else:
+            _log.info("settings read again: nothing changed that can change while running")
+
+    def reopen_log(self) -> None:
+        """Open the log file anew (SIGUSR1)."""
+        self._log_output.reopen()
+
+    # -- stop
+
+    def stopService(self) -> Deferred[None]:
+        """Stop everything, in order, in under five seconds."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.board.enter("stopping")
+        await self._plan_stop().run()
+        _log.info("stopped")
+
+    def _plan_stop(self) -> Shutdown:
+        shutdown = Shutdown(self._reactor)
+        shutdown.step("the start", 0.2, self._tasks.stop)
+        if self._parts is not None:
+            self._parts.plan_stop(shutdown)
+        shutdown.step("the start gate", 0.2, self._gate.leave)
+        shutdown.step("the HTTP interface", 0.6, super().stopService)
+        return shutdown
+
+
+def _cannot_listen(error: CannotListenError) -> FatalError:
+    reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
+    sentence = f"can't serve HTTP on {error.interface}:{error.port}: {reason} (server.bind, server.port)"
+    return FatalError(sentence, ExitStatus.FAILURE)

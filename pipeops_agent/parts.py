@@ -1,0 +1,313 @@
+"""
+What runs once the agent may: registration, heartbeat, poll, tunnel, and what they tell each other.
+
+    registration -- ids --> heartbeat, poll -- orders --> tunnel
+          ^                     |    |                      ^
+          +-- "unknown" --------+    +-- outage is over ----+
+
+The rooms do not know each other; here they are joined. L{Parts.register} comes first, L{Parts.start} when it
+has succeeded, and L{Parts.plan_stop} says in which order they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+
+from pipeops_agent.build import build_info
+from pipeops_agent.clock import WallClock
+from pipeops_agent.controlplane import (
+    ControlPlaneClient,
+    Heartbeat,
+    HeartbeatReport,
+    HeartbeatService,
+    Registered,
+    Registration,
+    RegistrationService,
+    TunnelPollService,
+    client_tls,
+    describe_agent,
+)
+from pipeops_agent.errors import FatalError
+from pipeops_agent.facts import Facts
+from pipeops_agent.health import HealthCheck, Registry
+from pipeops_agent.metrics import Metrics
+from pipeops_agent.net import Connector, ThreadedResolver
+from pipeops_agent.orders import TunnelOrder
+from pipeops_agent.scheduling import PeriodicService
+from pipeops_agent.secrets import Secret
+from pipeops_agent.settings import Changes, Settings
+from pipeops_agent.shutdown import Shutdown
+from pipeops_agent.sources import cluster_token_source
+from pipeops_agent.state import State, StateStore, Stored
+from pipeops_agent.status import StatusBoard
+from pipeops_agent.tokens import TokenSource
+from pipeops_agent.tunnel.forwarding import Dialer
+from pipeops_agent.tunnel.manager import TunnelManager
+from pipeops_agent.tunnel.session import SessionOpener
+from pipeops_agent.tunnel.traffic import TrafficCounters
+
+TOKEN_LOOK: Final = 30.0
+"""Seconds between two looks at token files: a replaced one is known before it is needed."""
+
+_TOLD: Final = ("agent.labels", "tunnel.forwards", "access.")
+"""The live settings that a registration carries; a name that ends in a dot stands for all below it."""
+
+_TOKEN: Final = frozenset({"pipeops.token", "pipeops.token_file"})
+
+
+@dataclass(frozen=True)
+class Common:
+    """
+    What the agent has from its first moment, and all of its parts share.
+
+    @ivar reactor: everything that a reactor can do; each room takes what it needs of it.
+    @ivar settings: those that hold now; asked each time.
+    @ivar learn: lets the log mask a secret from now on.
+    @ivar end: told of the error that ends the agent.
+    """
+
+    reactor: Any
+    wall: WallClock
+    board: StatusBoard
+    checks: Registry[HealthCheck]
+    metrics: Metrics
+    tokens: TokenSource
+    settings: Callable[[], Settings]
+    learn: Callable[[Secret], None]
+    end: Callable[[FatalError], None]
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The reactor, as what tells and waits for time."""
+        clock: IReactorTime = self.reactor
+        return clock
+
+
+class Parts:
+    """
+    Made after the start phase.
+
+    @param facts: what is known of this host.
+    @param store: keeps the state; C{stored} is what it holds: it has the agent's id.
+    """
+
+    def __init__(self, common: Common, facts: Facts, store: StateStore, stored: Stored, state: State) -> None:
+        self._common = common
+        self._facts = facts
+        self._password: Secret | None = None
+        settings = common.settings()
+        resolver = ThreadedResolver(common.reactor)
+        self._api = Connector(
+            common.reactor, connect_timeout=settings.pipeops.connect_timeout, resolver=resolver
+        )
+        self._cluster_token = cluster_token_source(settings)
+        client = ControlPlaneClient(
+            common.clock, settings.pipeops, common.tokens, self._api, common.board, common.wall
+        )
+        self.registration = RegistrationService(
+            common.clock,
+            _Registrar(client, common.learn),
+            settings.pipeops,
+            common.board,
+            common.wall,
+            store,
+            stored=stored,
+            state=state,
+            describe=self._describe,
+        )
+        self.tunnel = self._make_tunnel(settings, resolver)
+        self.heartbeat = self._make_heartbeat(settings, client)
+        self.poll = TunnelPollService(
+            common.clock,
+            client,
+            settings.pipeops.reconnect,
+            settings.tunnel,
+            ids=lambda: self.registration.ids,
+            interval=settings.tunnel_poll_interval,
+            obey=self._obey,
+        )
+        self.heartbeat.on_recovery = self._heartbeat_recovered
+        self.poll.on_recovery = self._poll_recovered
+        self._token_watch = PeriodicService(
+            common.clock, self._look_at_tokens, lambda: TOKEN_LOOK, what="looking at the token files"
+        )
+        self._learn_cluster_token()
+        self._cluster_token.on_change(self._cluster_token_changed)
+
+    def _make_heartbeat(self, settings: Settings, client: ControlPlaneClient) -> HeartbeatService:
+        common = self._common
+        return HeartbeatService(
+            common.clock,
+            _TimedHeartbeats(common.clock, client, common.metrics),
+            common.board,
+            common.wall,
+            settings.pipeops.reconnect,
+            interval=settings.agent.poll_interval,
+            report=HeartbeatReport(
+                common.clock,
+                common.board,
+                common.wall,
+                ids=lambda: self.registration.ids,
+                checks=common.checks,
+                metadata=self._known,
+            ),
+            on_fatal=common.end,
+            on_unknown=lambda: self.registration.again("the control plane does not know this cluster"),
+        )
+
+    def _make_tunnel(self, settings: Settings, resolver: ThreadedResolver) -> TunnelManager:
+        common = self._common
+        counters = TrafficCounters()
+        opener = SessionOpener(
+            common.reactor,
+            Connector(common.reactor, connect_timeout=settings.tunnel.connect_timeout, resolver=resolver),
+            Dialer(common.reactor, resolver),
+            counters,
+            settings=lambda: common.settings().tunnel,
+            tls=client_tls(settings.pipeops.tls),
+            version=build_info().version,
+            report=self._dialled,
+            on_ping=self._pinged,
+        )
+        return TunnelManager(
+            common.clock,
+            settings.tunnel,
+            settings.pipeops.reconnect,
+            board=common.board,
+            wall=common.wall,
+            opener=opener,
+            counters=counters,
+            on_fatal=common.end,
+        )
+
+    # -- start, change, end
+
+    async def register(self) -> None:
+        """@raise FatalError: this agent must not run."""
+        await self.registration.at_start()
+
+    def start(self) -> None:
+        """Start everything. Only after L{register} has succeeded."""
+        services: list[Service] = [self.registration, self.tunnel, self.heartbeat, self._token_watch]
+        if self._common.settings().tunnel.enabled:
+            services.append(self.poll)
+        for service in services:
+            service.startService()
+
+    def reconfigure(self, settings: Settings, changes: Changes) -> None:
+        """Take in what of the live settings concerns these parts."""
+        self.tunnel.reconfigure(settings.tunnel)
+        told = [path for path in changes.live if path.startswith(_TOLD)]
+        if told:
+            self.registration.again(f"{', '.join(told)} changed")
+        if not _TOKEN.isdisjoint(changes.live):
+            self.heartbeat.wake()
+            self.poll.wake()
+
+    def plan_stop(self, shutdown: Shutdown) -> None:
+        """
+        Add the steps that stop these parts: no more orders, then the tunnel, then the last word.
+
+        Also where they have not been started.
+        """
+        shutdown.step("the poll", 0.2, self.poll.stopService)
+        shutdown.step("the tunnel", 1.7, self.tunnel.stopService)
+        shutdown.step("the token watch", 0.1, self._token_watch.stopService)
+        shutdown.step("registering again", 0.1, self.registration.stopService)
+        shutdown.step("the heartbeat", 0.1, self.heartbeat.stopService)
+        if self._common.board.now.registration.registered:
+            shutdown.step("the last heartbeat", 1.1, self.heartbeat.send_stopping)
+        shutdown.step("the connections to the control plane", 0.2, self._api.close)
+
+    # -- what the rooms tell each other through here
+
+    def _describe(self, state: State) -> Registration:
+        return describe_agent(
+            self._common.settings(),
+            self._facts,
+            agent_id=state.agent_id,
+            cluster_id=state.cluster_id,
+            version=build_info().version,
+            moment=self._common.wall(),
+            cluster_token=self._cluster_token.current(),
+        )
+
+    def _known(self) -> dict[str, str]:
+        """What heartbeats carry besides: the host's load, the cluster's version."""
+        known = {
+            "cpu_usage": f"{psutil.cpu_percent(interval=None):.1f}%",
+            "memory_usage": f"{psutil.virtual_memory().percent:.1f}%",
+        }
+        if self._facts.k8s_version is not None:
+            known["k8s_version"] = self._facts.k8s_version
+        return known
+
+    def _obey(self, order: TunnelOrder) -> None:
+        if order.server is not None and order.server.credentials is not None:
+            _, password = order.server.credentials
+            if password != self._password:
+                self._password = password
+                self._common.learn(password)
+        self.tunnel.obey(order)
+
+    def _dialled(self, forward: str, problem: str | None) -> None:
+        self.tunnel.dialled(forward, problem)
+
+    def _pinged(self) -> None:
+        self.tunnel.pinged()
+
+    def _heartbeat_recovered(self) -> None:
+        self.poll.nudge()
+        self.tunnel.wake()
+
+    def _poll_recovered(self) -> None:
+        self.heartbeat.nudge()
+        self.tunnel.wake()
+
+    async def _look_at_tokens(self) -> None:
+        """Reading a source notices a change, and tells whoever listens."""
+        self._common.tokens.current()
+        self._cluster_token.current()
+
+    def _cluster_token_changed(self) -> None:
+        self._learn_cluster_token()
+        self.registration.again("the cluster's token has changed")
+
+    def _learn_cluster_token(self) -> None:
+        token = self._cluster_token.current()
+        if token:
+            self._common.learn(token)
+
+
+class _Registrar:
+    """Registers; the token that comes back can't be logged any more by the time that somebody has it."""
+
+    def __init__(self, client: ControlPlaneClient, learn: Callable[[Secret], None]) -> None:
+        self._client = client
+        self._learn = learn
+
+    async def register(self, registration: Registration) -> Registered:
+        answer = await self._client.register(registration)
+        if answer.cluster_token:
+            self._learn(answer.cluster_token)
+        return answer
+
+
+class _TimedHeartbeats:
+    """Sends heartbeats, and lets the metrics know how long each took that got through."""
+
+    def __init__(self, clock: IReactorTime, client: ControlPlaneClient, metrics: Metrics) -> None:
+        self._clock = clock
+        self._client = client
+        self._metrics = metrics
+
+    async def heartbeat(self, heartbeat: Heartbeat) -> None:
+        began = self._clock.seconds()
+        await self._client.heartbeat(heartbeat)
+        self._metrics.observe_heartbeat(self._clock.seconds() - began)
