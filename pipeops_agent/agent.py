@@ -160,7 +160,7 @@ class Agent(MultiService):
         self._parts = Parts(self._common, facts, self._store, stored, stored.state)
         await self._parts.register()
         self.board.enter("running")
-        self._parts.start()
+        self._parts.start(self)
 
     async def _establish(self) -> Stored:
         """The state, with an id; a store that is away is waited for: it is not an empty one."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psutil
-from twisted.application.service import Service
+from twisted.application.service import MultiService, Service
 from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.build import build_info
@@ -192,13 +192,19 @@ class Parts:
         """@raise FatalError: this agent must not run."""
         await self.registration.at_start()
 
-    def start(self) -> None:
-        """Start everything. Only after L{register} has succeeded."""
-        services: list[Service] = [self.registration, self.tunnel, self.heartbeat, self._token_watch]
+    def start(self, agent: MultiService) -> None:
+        """Start everything, as children of C{agent}. Only after L{register} has succeeded."""
+        services: dict[str, Service] = {
+            "registration": self.registration,
+            "tunnel": self.tunnel,
+            "heartbeat": self.heartbeat,
+            "token watch": self._token_watch,
+        }
         if self._common.settings().tunnel.enabled:
-            services.append(self.poll)
-        for service in services:
-            service.startService()
+            services["poll"] = self.poll
+        for name, service in services.items():
+            service.setName(name)
+            service.setServiceParent(agent)
 
     def reconfigure(self, settings: Settings, changes: Changes) -> None:
         """Take in what of the live settings concerns these parts."""
