@@ -18,6 +18,7 @@ from typing import Any, Final
 import psutil
 from twisted.application.service import MultiService, Service
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
 from pipeops_agent.clock import WallClock
@@ -47,10 +48,13 @@ from pipeops_agent.sources import cluster_token_source
 from pipeops_agent.state import State, StateStore, Stored
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
+from pipeops_agent.tunnel import masking
 from pipeops_agent.tunnel.forwarding import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
 from pipeops_agent.tunnel.session import SessionOpener
 from pipeops_agent.tunnel.traffic import TrafficCounters
+
+_log = Logger(namespace="agent")
 
 TOKEN_LOOK: Final = 30.0
 """Seconds between two looks at token files: a replaced one is known before it is needed."""
@@ -163,6 +167,8 @@ class Parts:
 
     def _make_tunnel(self, settings: Settings, resolver: ThreadedResolver) -> TunnelManager:
         common = self._common
+        if not masking.IS_NATIVE:
+            _log.warn("this installation of Autobahn masks frames without native code: tunnels are slower")
         counters = TrafficCounters()
         opener = SessionOpener(
             common.reactor,
