@@ -155,9 +155,11 @@ class _Carrier(TwistedProtocol):
             self._cut = None
         super().connectionLost(reason)
         sentence = self._problem or self.wasNotCleanReason or "the peer closed it"
-        if self._frames is not None:
-            self._inner.connectionLost(Failure(CarrierLost(sentence)))
-        self._owner.carrier_lost(CarrierLost(sentence))
+        try:
+            if self._frames is not None:
+                self._inner.connectionLost(Failure(CarrierLost(sentence)))
+        finally:  # whatever happens above: a loss that nobody hears of would be a tunnel dead for ever
+            self._owner.carrier_lost(CarrierLost(sentence))
 
     def onOpen(self) -> None:
         """Take over from Autobahn, with what it has read beyond the upgrade."""
@@ -225,7 +227,7 @@ class _Carrier(TwistedProtocol):
         if self._problem is None:
             self._problem = explain_close(payload)
         if not self._said_close:
-            self._say_close(payload[:2])
+            self._say_close(payload[:2] if len(payload) > 1 else b"")
         self._closed = True
         if self.factory.isServer:
             self.transport.loseConnection()
@@ -278,13 +280,14 @@ class _Carrier(TwistedProtocol):
         self._failed = True
         if self._problem is None:
             self._problem = sentence
-        self.transport.abortConnection()
+        if not self._lost:
+            self.transport.abortConnection()
 
     # -- out
 
     def _send(self, opcode: int, *payloads: bytes) -> None:
         """Send each of C{payloads} as a frame, all in one piece; nothing follows a close frame."""
-        if self._said_close or self._failed or self._frames is None:
+        if self._said_close or self._failed or self._lost or self._frames is None:
             return
         masked = not self.factory.isServer
         frame = make_frame(opcode, payloads[0], masked=masked)

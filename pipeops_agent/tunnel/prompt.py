@@ -26,7 +26,7 @@ def tune(transport: Any) -> None:
 
 def write_now(transport: Any, data: bytes | bytearray) -> None:
     """Write C{data}: to the kernel now, where nothing waits before it, else as Twisted does."""
-    if _is_tcp(transport) and not transport.dataBuffer and not transport._tempDataBuffer:
+    if _is_tcp(transport) and _is_open(transport) and not (transport.dataBuffer or transport._tempDataBuffer):
         sent = transport.writeSomeData(data)
         # Anything but a number is the loss of the connection; the usual way reports it.
         if isinstance(sent, int) and sent > 0:
@@ -43,4 +43,9 @@ def _is_tcp(transport: Any) -> bool:
     By its class, not by its methods: TLS passes on what it does not know to the connection below, and what
     should have been encrypted would go out in the clear.
     """
-    return isinstance(transport, Connection)
+    return isinstance(transport, Connection) and not transport.TLS
+
+
+def _is_open(transport: Any) -> bool:
+    """Whether a TCP connection may be written to: neither gone nor being aborted."""
+    return bool(transport.connected) and not transport._aborting

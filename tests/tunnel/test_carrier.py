@@ -351,6 +351,21 @@ class Closing(CarrierCase):
             self.assertTrue(client.pipe.aborted)
             self.assertTrue(client.lose())
 
+    def test_a_handler_that_fails(self) -> None:
+        """Whoever is told of the loss is told, also when what runs on the carrier fails at it."""
+        client = self.opened()
+
+        def fail(reason: Failure) -> None:
+            raise ValueError("a mistake")
+
+        client.inner.connectionLost = fail  # type: ignore[method-assign]  # what is tested
+        told: list[str] = []
+        client.carrier._owner.carrier_lost = (  # type: ignore[method-assign]  # overheard
+            lambda error: told.append(str(error))
+        )
+        self.assertRaises(ValueError, client.carrier.connectionLost, Failure(ConnectionDone()))
+        self.assertEqual(len(told), 1)
+
     def test_just_gone(self) -> None:
         """A connection that breaks is said to have been closed by the peer; no timer is left."""
         client = self.opened()

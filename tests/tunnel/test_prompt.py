@@ -68,6 +68,16 @@ class PromptTests(SynchronousTestCase):
         write_now(self.connection, b"nobody")
         self.assertNotEqual(self.reactor.getWriters(), [])
 
+    def test_after_the_end(self) -> None:
+        """A connection that is gone, or being aborted, takes nothing, and raises nothing."""
+        self.connection._aborting = True
+        write_now(self.connection, b"late")
+        self.connection._aborting = False
+        self.connection.connected = False
+        del self.connection.socket
+        write_now(self.connection, b"later")
+        self.assertEqual(self.received(), b"")
+
     def test_through_tls_goes_the_usual_way(self) -> None:
         """TLS above a connection looks like one, and must not be passed by: nothing goes out in the clear."""
         written: list[bytes] = []
