@@ -230,11 +230,12 @@ def run(coroutine):
 store = FileStateStore(Path(sys.argv[1]), wall=lambda: datetime.now(UTC))
 version = run(store.load()).version
 number = 0
-print("ready", flush=True)
 while True:
     number += 1
     token = Secret(str(number % 10) * 20_000)
     version = run(store.save(State(agent_id=f"agent-{number % 10}", cluster_token=token), version)).version
+    if number == 1:
+        print("ready", flush=True)
 """
 
 
