@@ -196,8 +196,7 @@ class HeartbeatService(Service):
             self.on_recovery()
 
     def _failed(self, error: ApiError) -> None:
-        self._retry.failed(error)
-        self._say_if_refused(error)
+        self._retry.failed(error, said=self._say_if_refused(error))
         before = self._board.now.heartbeat
         state = "disconnected" if error.refused or self._given_up() else "failing"
         if before.state == "disconnected":
@@ -232,10 +231,13 @@ class HeartbeatService(Service):
         limit = self._reconnect.max_attempts
         return 0 < limit <= self._retry.failures
 
-    def _say_if_refused(self, error: ApiError) -> None:
-        if error.refused and not self._refusal_said:
-            _log.error("{error}", error=error.sentence, response=error.response)
-            self._refusal_said = True
+    def _say_if_refused(self, error: ApiError) -> bool:
+        """Log a refusal, the first of an outage; return whether it was."""
+        if not error.refused or self._refusal_said:
+            return False
+        _log.error("{error}", error=error.sentence, response=error.response, log_counted=True)
+        self._refusal_said = True
+        return True
 
 
 class _Unknown:

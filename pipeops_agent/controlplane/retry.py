@@ -57,7 +57,7 @@ class Retry:
         recovered = self.failures > 0
         if recovered:
             self._log.info(
-                "{what} works again after {failures} failures in {seconds} s",
+                "{what} works again ({failures} failed in {seconds} s)",
                 what=self._what,
                 failures=self.failures,
                 seconds=round(self._clock.seconds() - self._failing_since),
@@ -67,8 +67,8 @@ class Retry:
         self._backoff.succeeded()
         return recovered
 
-    def failed(self, error: ApiError) -> None:
-        """The call failed."""
+    def failed(self, error: ApiError, *, said: bool = False) -> None:
+        """The call failed. C{said}: the caller has logged why."""
         wait = self._backoff.failed()
         if error.retry_after is not None:
             wait = max(wait, error.retry_after)
@@ -77,7 +77,13 @@ class Retry:
         self.failures += 1
         if self.failures == 1:
             self._failing_since = self._clock.seconds()
-            self._log.warn("{what} failed, trying again: {error}", what=self._what, error=error.sentence)
+            if not said:
+                self._log.warn(
+                    "{what} failed, trying again: {error}",
+                    what=self._what,
+                    error=error.sentence,
+                    log_counted=True,
+                )
         else:
             self._log.debug(
                 "{what} failed {failures} times in a row, next attempt in {wait} s: {error}",

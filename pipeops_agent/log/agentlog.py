@@ -26,6 +26,9 @@ _COMPONENT: Final = "log"
 _ONLY_A_VALUE: Final = re.compile(r"\{[^{}]*\}")
 """Formats that say nothing of their own: old-style records, captured output, python's C{logging}."""
 
+COUNTED: Final = "log_counted"
+"""The field by which a sender says that it counts repetitions itself: such a record is always written."""
+
 _RENDERERS: Final[Mapping[str, Renderer]] = {"json": render_json, "text": render_text}
 
 
@@ -47,6 +50,10 @@ class _Observer:
 class AgentLog:
     """
     Filters, counts, redacts and writes what L{observer} is handed, from any thread.
+
+    Who says when a trouble begins and when it is over (a heartbeat, the tunnel) counts better than a window
+    of time can, which would swallow the next beginning and let its end stand: such records have the field
+    C{log_counted=True}.
 
     @ivar observer: the C{ILogObserver} to install on the application.
     @param clock: for the windows of repeated records; used from the constructing thread alone.
@@ -129,7 +136,8 @@ class AgentLog:
         def make() -> Record:
             return build_record(event, self.redactor, self._wall())
 
-        if severity >= Severity.WARN and threading.get_ident() == self._thread:
+        counted = COUNTED in event or threading.get_ident() != self._thread
+        if severity >= Severity.WARN and not counted:
             text = message_of(event)
             failure = event.get("log_failure")
             if isinstance(failure, Failure):

@@ -37,14 +37,18 @@ def normalized(text: str) -> str:
 
 
 class _Window:
-    """One kind of record: the texts shown, the last record shown, how many were swallowed since."""
+    """
+    One kind of record.
 
-    def __init__(self, timer: IDelayedCall, opened: float, variant: str, record: Record) -> None:
+    @ivar shown: the records shown, by variant.
+    @ivar swallowed: how many like each were swallowed since; those beyond L{MAX_VARIANTS} count as the last.
+    """
+
+    def __init__(self, timer: IDelayedCall, opened: float, shown: dict[str, Record]) -> None:
         self.timer = timer
         self.opened = opened
-        self.variants = {variant}
-        self.record = record
-        self.swallowed = 0
+        self.shown = shown
+        self.swallowed: dict[str, int] = {}
 
 
 class Repeats:
@@ -84,14 +88,15 @@ class Repeats:
         window = self._windows.get(kind)
         if window is None:
             record = make()
-            self._open(kind, variant, record)
+            self._make_room()
+            self._open(kind, {variant: record})
             self._emit(record)
-        elif variant not in window.variants and len(window.variants) < MAX_VARIANTS:
-            window.variants.add(variant)
-            window.record = make()
-            self._emit(window.record)
+        elif variant not in window.shown and len(window.shown) < MAX_VARIANTS:
+            window.shown[variant] = record = make()
+            self._emit(record)
         else:
-            window.swallowed += 1
+            alike = variant if variant in window.shown else next(reversed(window.shown))
+            window.swallowed[alike] = window.swallowed.get(alike, 0) + 1
 
     def close(self) -> None:
         """Say what was swallowed and leave no timer; what is offered from now on is written as it comes."""
@@ -99,11 +104,13 @@ class Repeats:
         while self._windows:
             self._end(next(iter(self._windows)), last=True)
 
-    def _open(self, kind: Hashable, variant: str, record: Record) -> None:
+    def _make_room(self) -> None:
         if len(self._windows) >= MAX_WINDOWS:
             self._end(next(iter(self._windows)), last=True)
+
+    def _open(self, kind: Hashable, shown: dict[str, Record]) -> None:
         timer = self._clock.callLater(self._seconds, self._end, kind)
-        self._windows[kind] = _Window(timer, self._clock.seconds(), variant, record)
+        self._windows[kind] = _Window(timer, self._clock.seconds(), shown)
 
     def _end(self, kind: Hashable, *, last: bool = False) -> None:
         window = self._windows.pop(kind)
@@ -112,12 +119,10 @@ class Repeats:
         if not window.swallowed:
             return
         if not last:
-            timer = self._clock.callLater(self._seconds, self._end, kind)
-            renewed = _Window(timer, self._clock.seconds(), "", window.record)
-            renewed.variants = window.variants
-            self._windows[kind] = renewed
+            self._open(kind, window.shown)
         seconds = self._clock.seconds() - window.opened
-        self._emit(self._counted(window.record, window.swallowed, seconds))
+        for variant, times in window.swallowed.items():
+            self._emit(self._counted(window.shown[variant], times, seconds))
 
     def _counted(self, record: Record, times: int, seconds: float) -> Record:
         """The record that stands for those that were swallowed: no traceback, that was shown already."""

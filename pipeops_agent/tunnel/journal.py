@@ -58,6 +58,7 @@ class Journal:
             before=entry.before,
             lasted=entry.lasted,
             failures=line.failures,
+            log_counted=True,
         )
         if entry.problem is not None and line.failures == self._max_attempts:
             _log.error(

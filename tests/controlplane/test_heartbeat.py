@@ -296,13 +296,14 @@ class OutcomeTests(Case):
         self.assertEqual(self.board.now.heartbeat.state, "failing")
 
     def test_refused(self) -> None:
-        """A refused token: disconnected at once, one error record, and on with the backoff."""
+        """A refused token: disconnected at once, one error record and no other, and on with the backoff."""
         self.sender.default = ApiError("refused", status=401, response="{}")
         self.service.startService()
         self.assertEqual(self.board.now.heartbeat.state, "disconnected")
         self.clock.advance(10)
         self.assertEqual(self.sent, 2)
         self.assertEqual(self.records.at("error"), ["refused"])
+        self.assertEqual(self.records.at("warn"), [])
         self.sender.default = network_error()
         self.clock.advance(20)
         self.assertEqual(self.board.now.heartbeat.state, "disconnected")
@@ -318,7 +319,7 @@ class OutcomeTests(Case):
         self.assertEqual(
             self.records.at("warn"), ["heartbeat failed, trying again: cp.test:443 refuses connections"]
         )
-        self.assertEqual(self.records.at("info"), ["heartbeat works again after 2 failures in 30 s"])
+        self.assertEqual(self.records.at("info"), ["heartbeat works again (2 failed in 30 s)"])
         self.assertEqual(self.recoveries, 1)
         self.clock.advance(5)
         self.assertEqual(self.recoveries, 1)

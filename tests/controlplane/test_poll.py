@@ -109,7 +109,7 @@ class PollTests(SynchronousTestCase):
             self.clock.advance(wait)
         self.assertEqual(self.orders, [IDLE])
         self.assertEqual(len(self.records.at("warn")), 1)
-        self.assertEqual(self.records.at("info"), ["tunnel status works again after 3 failures in 60 s"])
+        self.assertEqual(self.records.at("info"), ["tunnel status works again (3 failed in 60 s)"])
         self.assertEqual(len(self.recoveries), 1)
 
     def test_retry_after(self) -> None:

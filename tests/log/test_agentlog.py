@@ -163,6 +163,15 @@ class AgentLogTests(LogCase):
             [record["error"] for record in self.records()], ["OSError: refused", "ValueError: malformed"]
         )
 
+    def test_counted_by_the_sender(self) -> None:
+        """What its sender counts is said each time: a trouble's end is, so its next beginning must be."""
+        self.start()
+        for _ in range(2):
+            self.logger().warn("the tunnel is waiting", log_counted=True)
+            self.logger().info("the tunnel is connected")
+        self.assertEqual(self.messages(), ["the tunnel is waiting", "the tunnel is connected"] * 2)
+        self.assertNotIn("log_counted", self.records()[0])
+
     def test_no_repeats_at_info(self) -> None:
         """What is not a failure is said each time."""
         self.start()

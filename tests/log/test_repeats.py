@@ -96,6 +96,19 @@ class RepeatsTests(SynchronousTestCase):
             self.offer(f"forward {name} was refused")
         self.assertEqual(len(self.written), 3)
 
+    def test_variants_are_counted_apart(self) -> None:
+        """The count stands with the text that was repeated, not with the one that was shown last."""
+        for name in ("kubelet", "agent", "kubelet", "kubelet", "agent"):
+            self.offer(f"forward {name} was refused")
+        self.clock.advance(60)
+        self.assertEqual(
+            self.texts[2:],
+            [
+                "forward kubelet was refused (repeated 2 times in 60 s)",
+                "forward agent was refused (repeated once in 60 s)",
+            ],
+        )
+
     def test_variants_are_bounded(self) -> None:
         """A text that a peer varies at will is counted after a few."""
         for number in range(100):

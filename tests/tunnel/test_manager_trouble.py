@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import msgspec
-from twisted.logger import LogLevel
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, globalLogPublisher
 
 from pipeops_agent.errors import ExitStatus
+from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
 from pipeops_agent.tunnel.manager import MAX_ATTEMPTS_SHOWN, WAKE_SPACING
@@ -109,6 +114,22 @@ class ReconnectTests(ManagerCase):
             infos[-1],
             "the tunnel is connected: connected to wss://tunnel.example:443/ (connecting for 0.0 s)",
         )
+
+    def test_each_loss_is_said(self) -> None:
+        """A loss right after another is in the agent's log too: "connected" is not its last word."""
+        path = self.mktemp()
+        log = AgentLog(LogConfig(output=path), Clock(), Redactor())
+        globalLogPublisher.addObserver(log.observer)
+        self.addCleanup(globalLogPublisher.removeObserver, log.observer)
+        self.addCleanup(log.close)
+        rig = self.rig()
+        rig.manager.obey(make_order(8000))
+        for _ in range(3):
+            rig.answer().accept().lose("the connection was lost")
+            rig.clock.advance(30)
+        records = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        states = [each["state"] for each in records if "state" in each]
+        self.assertEqual(states, ["connecting", *["connected", "waiting"] * 3])
 
     def test_max_attempts(self) -> None:
         """After max_attempts failures in a row an error is logged, once, and the attempts go on."""
