@@ -155,6 +155,7 @@ class Agent(MultiService):
         assert stored.state is not None
         self.board.enter("standby")
         await self._gate.enter()
+        self.board.enter("starting")  # no standby any more, and not ready until it is registered
         facts = await self._collect_facts()
         self.board.enter("registering")
         self._parts = Parts(self._common, facts, self._store, stored, stored.state)

@@ -136,7 +136,10 @@ class Gate:
 
 class GateTests(House):
     async def test_standby(self) -> None:
-        """Before the gate: ready as a standby, not registered; behind it: as always. Stopping leaves it."""
+        """
+        Before the gate: ready as a standby, not registered. Behind it: as always, and no standby while the
+        facts are collected. Stopping leaves it.
+        """
         gate = Gate()
         self.start_sandbox()
         self.start_agent(gate=gate)
@@ -144,6 +147,7 @@ class GateTests(House):
         self.assertEqual(await self.get("/ready"), (200, '{"status":"standby"}'))
         self.assertEqual(list(self.sandbox.ledger), [])
         gate.opening.callback(None)
+        self.assertEqual(self.agent.board.now.phase, "starting")
         await self.until_connected()
         await self.agent.stopService()
         self.assertEqual(gate.left, 1)

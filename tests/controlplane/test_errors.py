@@ -18,6 +18,7 @@ class ExcerptTests(SynchronousTestCase):
 
     def test_first_bytes(self) -> None:
         """No more than 2 KiB, cut between characters."""
+        self.assertEqual(EXCERPT_BYTES, 2048)
         self.assertEqual(excerpt(b"x" * 5000), "x" * EXCERPT_BYTES)
         self.assertLessEqual(len(excerpt("€".encode() * 5000).encode()), EXCERPT_BYTES)
         self.assertNotIn("\ufffd", excerpt("€".encode() * 5000))

@@ -22,7 +22,7 @@ from pipeops_agent.controlplane import ControlPlaneClient
 from pipeops_agent.controlplane.answer import parse_date, parse_retry_after
 from pipeops_agent.controlplane.body import MAX_BODY
 from pipeops_agent.controlplane.errors import ApiError
-from pipeops_agent.controlplane.messages import Heartbeat
+from pipeops_agent.controlplane.messages import Heartbeat, Registration
 from pipeops_agent.net import CertificateProblem, ConnectProblem, TLSFileProblem
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import EndpointSettings, PipeopsSettings
@@ -83,12 +83,20 @@ class CallTests(SynchronousTestCase):
         self.assertNotIn("content-type", seen.headers)
 
     def test_other_paths(self) -> None:
-        """The paths are settings; the older service's form works."""
-        older = EndpointSettings(tunnel_status="/api/agents/{agent_id}/tunnel/status")
-        world = self.world(Reply(404), endpoints=older, api_url="https://cp.test/")
+        """The paths are settings, of every call; the older service's form works."""
+        others = EndpointSettings(
+            register="/r", heartbeat="/h/{cluster_id}", tunnel_status="/api/agents/{agent_id}/tunnel/status"
+        )
+        world = self.world(Reply(404), endpoints=others, api_url="https://cp.test/")
         asking = world.client.tunnel_status(cluster_id="c", agent_id="agent-1", tunnel=TunnelSettings())
         self.successResultOf(Deferred.fromCoroutine(asking))
-        self.assertEqual(world.server.seen[0].uri, "/api/agents/agent-1/tunnel/status")
+        registering = world.client.register(Registration(contract_version=1, agent_id="agent-1"))
+        self.failureResultOf(Deferred.fromCoroutine(registering), ApiError)
+        self.failureResultOf(self.beat(world), ApiError)
+        self.assertEqual(
+            [seen.uri for seen in world.server.seen],
+            ["/api/agents/agent-1/tunnel/status", "/r", "/h/c%2F1"],
+        )
 
     def test_no_cookies(self) -> None:
         """What a server sets as a cookie is not sent back."""

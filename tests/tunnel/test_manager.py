@@ -129,6 +129,15 @@ class OrderTests(ManagerCase):
         self.assertEqual(len(errors), 1)
         self.assertIn("ws://h:443/ is refused", errors[0])
 
+    def test_unencrypted_server_without_fingerprint(self) -> None:
+        """An allowed ws:// server without a fingerprint is not connected to: nobody could tell who it is."""
+        rig = self.rig(allow_insecure=True)
+        errors = self.logged(LogLevel.error)
+        address = ServerAddress("h", tls=False)
+        rig.manager.obey(make_order(8000, server=make_server(address=address, fingerprint=None)))
+        self.assertEqual((rig.state, rig.opener.attempts), ("waiting", []))
+        self.assertIn("without TLS it needs a server_fingerprint", errors[0])
+
     def test_skipped_allocations_are_said_once(self) -> None:
         """An allocation without a forward is a warning, once, however often it comes."""
         rig = self.rig()
