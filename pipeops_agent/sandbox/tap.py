@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
+from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
 from pipeops_agent.clock import utc_now
+from pipeops_agent.errors import ExitStatus
+from pipeops_agent.process import Process
 from pipeops_agent.sandbox.service import SandboxError, SandboxService, SandboxSettings
 from pipeops_agent.sandbox.serving import IServerReactor
 from pipeops_agent.secrets import Secret
@@ -157,4 +160,23 @@ def makeService(options: Options) -> IService:
             out.flush()
 
     service = SandboxService(cast(IServerReactor, reactor), options.settings, utc_now, announce)
-    return cast(IService, service)
+    return _Sandbox(service, Process(cast(Any, reactor)).end, announce)
+
+
+class _Sandbox(MultiService):
+    """The sandbox under twistd: where it can't start it says why in a line, and the process ends with 1."""
+
+    def __init__(
+        self, service: SandboxService, end: Callable[[ExitStatus], None], announce: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        self._end = end
+        self._announce = announce
+        service.setServiceParent(self)
+
+    def startService(self) -> None:
+        try:
+            super().startService()
+        except (CannotListenError, OSError) as error:
+            self._announce(f"the sandbox can't start: {error}")
+            self._end(ExitStatus.FAILURE)

@@ -364,6 +364,18 @@ class RunningTests(TwistdCase):
         self.check_well_behaved(program)
 
 
+class SandboxAloneTests(TwistdCase):
+    """C{twistd pipeops-sandbox}."""
+
+    async def test_port_taken(self) -> None:
+        """A port that is taken: a line that says so, no traceback, and 1."""
+        port = str(self.start_sandbox().address[1])
+        program = self.start("--port", port, service="pipeops-sandbox")
+        self.assertEqual(await program.ended(), 1)
+        self.assertIn(f"the sandbox can't start: Couldn't listen on 127.0.0.1:{port}", program.err.decode())
+        self.assertNotIn(b"Traceback", program.out + program.err)
+
+
 class ErrandTests(TwistdCase):
     """What ends by itself."""
 

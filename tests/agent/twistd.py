@@ -166,10 +166,12 @@ class TwistdCase(TestCase):
         self.addCleanup(lambda: sandbox.stopService() if sandbox.running else None)
         return sandbox
 
-    def start(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Twistd:
-        """Start an agent; it is killed at the test's end if it is still there."""
+    def start(
+        self, *arguments: str, environ: Mapping[str, str] | None = None, service: str = "pipeops-agent"
+    ) -> Twistd:
+        """Start an agent, or C{service}; it is killed at the test's end if it is still there."""
         program = Twistd()
-        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "pipeops-agent"]
+        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", service]
         REACTOR.spawnProcess(
             program,
             sys.executable,
