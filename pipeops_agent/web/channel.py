@@ -10,12 +10,13 @@ come together are answered one in each turn of the reactor, and none while the c
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, HTTPChannel, Request
+from twisted.web.http import HTTPChannel, Request
 
 from pipeops_agent.web import replies
 
@@ -189,7 +190,7 @@ class AgentChannel(HTTPChannel):
         assert self.transport is not None
         self.transport.writeSequence(
             [
-                b"HTTP/1.1 %d %s\r\n" % (code, RESPONSES.get(code, b"Refused")),
+                b"HTTP/1.1 %d %s\r\n" % (code, HTTPStatus(code).phrase.encode()),
                 *(
                     b"%s: %s\r\n" % (header.encode(), value.encode())
                     for header, value in headers_of(reply, close=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from pipeops_agent.web.channel import (
     CLOSE_GRACE,
     MAX_BODY,
@@ -29,6 +31,7 @@ class BadRequestTests(SiteCase):
         self.assertEqual(client.answers(), [])
         self.assertEqual(answer.headers["Connection"], "close")
         self.assertEqual(answer.headers["Server"], "pipeops-agent")
+        self.assertEqual(answer.reason, HTTPStatus(answer.code).phrase)
         self.assertEqual(self.counted()["OTHER", "malformed", str(answer.code)], 1)
         return answer.code, answer.json["error"]["code"]
 
