@@ -56,7 +56,7 @@ class Journal:
             state=entry.state,
             why=entry.why,
             before=entry.before,
-            lasted=entry.lasted,
+            lasted=round(entry.lasted, 3),
             failures=line.failures,
             log_counted=True,
         )
