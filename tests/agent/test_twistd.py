@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from pipeops_agent.sandbox import faults
 from pipeops_agent.sandbox.service import SandboxService
 from tests.agent.house import REACTOR, free_port, get, look_until
-from tests.agent.twistd import FAST, TOKEN, Record, Twistd, TwistdCase
+from tests.agent.twistd import CHECKOUT, FAST, TOKEN, Record, Twistd, TwistdCase
 
 STOP_LIMIT = 5.0
 
@@ -366,6 +367,14 @@ class RunningTests(TwistdCase):
 
 class SandboxAloneTests(TwistdCase):
     """C{twistd pipeops-sandbox}."""
+
+    async def test_agent_as_documented(self) -> None:
+        """What docs/sandbox.md sets for an agent of a sandbox on its own is enough for a tunnel."""
+        page = (CHECKOUT / "docs/sandbox.md").read_text()
+        (command,) = [line for line in page.splitlines() if line.startswith("PIPEOPS_TOKEN=")]
+        given = dict(re.findall(r"(PIPEOPS_\w+)=(\w+) ", command))
+        program = self.start_for(self.start_sandbox().api_url, environ=given)
+        await program.says("the tunnel is connected")
 
     async def test_port_taken(self) -> None:
         """A port that is taken: a line that says so, no traceback, and 1."""
