@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pipeops_agent.settings.addresses import is_loopback
-from pipeops_agent.settings.model import Settings
+from pipeops_agent.settings.model import AccessSettings, Settings
 from pipeops_agent.settings.model_tunnel import DEFAULT_FORWARDS, Forward
 from pipeops_agent.settings.problems import DEFAULT, Origin, Problem
 
@@ -106,6 +106,11 @@ def cautions(settings: Settings) -> Iterator[str]:
         )
     if settings.tunnel.allow_insecure:
         yield "tunnel.allow_insecure: a tunnel server without TLS is accepted"
+    if settings.access != AccessSettings():
+        yield (
+            "access: the control plane is told; this version of the agent has no operation of its own to"
+            " refuse, and does not look into what the tunnel forwards"
+        )
     for path, is_set in _without_effect(settings):
         if is_set:
             yield f"{path} has no effect yet: this version of the agent does not speak to a cluster"

@@ -128,6 +128,13 @@ class CautionTests(SettingsCase):
             ["pipeops.tls.insecure_skip_verify", "tunnel.allow_insecure"],
         )
 
+    def test_owners_switch(self) -> None:
+        """It is said that C{access} is no lock yet on what goes through the tunnel."""
+        for text in ("access: {read_only: yes}", "access: {deny: {kinds: [Secret]}}"):
+            (caution,) = self.load(text).cautions
+            self.assertIn("does not look into what the tunnel forwards", caution)
+        self.assertEqual(self.load("access: {read_only: no}").cautions, ())
+
     def test_unread_variables(self) -> None:
         """A mistyped variable is named with the one that was meant; what Kubernetes sets is not."""
         environ = {
