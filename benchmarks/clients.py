@@ -99,14 +99,15 @@ class AgentClient:
 
     def launch(self, lab: Lab, server: Peer, target: str) -> Launched:
         port = free_port()
-        listener = serve_control_plane(lab.reactor, server, {"load": port})
+        listener = serve_control_plane(lab.reactor, server, {"load": port}, lab.near)
         lab.addCleanup(listener.stopListening)
         forwards = [{"name": "load", "local_addr": target}]
         began = lab.reactor.seconds()
         program, web_port = start_agent(
             lab,
             f"http://127.0.0.1:{listener.getHost().port}",
-            {"allow_insecure": True, "forwards": forwards},
+            {"allow_insecure": server.url.startswith("ws:"), "forwards": forwards},
+            ca_file=lab.ca_file(server),
         )
         return Launched(program, port, began, web_port)
 
@@ -124,6 +125,8 @@ class GoClient:
         arguments = [chisel(), "client", "--fingerprint", server.fingerprint]
         if server.credentials is not None:
             arguments += ["--auth", _login(server)]
+        if ca_file := lab.ca_file(server):
+            arguments += ["--tls-ca", ca_file]
         began = lab.reactor.seconds()
         return Launched(lab.start(chisel_lines, *arguments, url, f"R:{port}:{target}"), port, began)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from benchmarks.place import HERE, Place, entered
 from tests.peers.harness import Peer
 
 CLUSTER_ID: Final = "00000000-0000-4000-8000-000000000001"
@@ -41,9 +42,9 @@ class _Answers(Resource):
         return json.dumps(answer).encode()
 
 
-def serve_control_plane(reactor: Any, server: Peer, ports: Mapping[str, int]) -> Any:
+def serve_control_plane(reactor: Any, server: Peer, ports: Mapping[str, int], place: Place = HERE) -> Any:
     """
-    Listen on a free port of 127.0.0.1, and return the C{IListeningPort}.
+    Listen on a free port of 127.0.0.1 at C{place}, and return the C{IListeningPort}.
 
     @param server: the chisel server that agents are sent to.
     @param ports: the allocated port by the forward's name.
@@ -57,4 +58,5 @@ def serve_control_plane(reactor: Any, server: Peer, ports: Mapping[str, int]) ->
     if server.credentials is not None:
         user, password = server.credentials
         tunnel["credentials"] = f"{user}:{password.reveal()}"
-    return reactor.listenTCP(0, Site(_Answers(tunnel)), interface="127.0.0.1")
+    with entered(place):
+        return reactor.listenTCP(0, Site(_Answers(tunnel)), interface="127.0.0.1")

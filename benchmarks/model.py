@@ -22,22 +22,26 @@ class Scale:
     @ivar volume: bytes of one transfer.
     @ivar round_trips: messages there and back.
     @ivar connections: short connections, one at a time; twice as many at 32.
-    @ivar channels: idle ones, for memory.
+    @ivar channels: idle ones, for memory; moving ones, for fairness.
+    @ivar first_use: bytes that each channel carries in each direction before it idles.
     @ivar busy_channels: open at a stop.
     @ivar idle_seconds: for which an idle client is watched.
+    @ivar steady_seconds: for which a steady load is measured, after as long a warm-up.
     """
 
     volume: int
     round_trips: int
     connections: int
     channels: int
+    first_use: int
     busy_channels: int
     idle_seconds: float
+    steady_seconds: float
 
 
-FULL: Final = Scale(512 << 20, 5000, 1500, 1000, 500, 30.0)
-QUICK: Final = Scale(64 << 20, 500, 200, 1000, 500, 20.0)
-TINY: Final = Scale(1 << 20, 20, 20, 10, 5, 0.5)
+FULL: Final = Scale(512 << 20, 5000, 1500, 1000, 1 << 20, 500, 30.0, 5.0)
+QUICK: Final = Scale(64 << 20, 500, 200, 1000, 64 << 10, 500, 20.0, 2.0)
+TINY: Final = Scale(1 << 20, 20, 20, 10, 64 << 10, 5, 0.5, 0.3)
 """For the test that everything runs: its figures mean nothing."""
 
 
@@ -62,12 +66,14 @@ class Measurement:
     One run of it gives all its figures, for one client, from a fresh process.
 
     @ivar clients: the names of those for which it makes sense.
+    @ivar obstacle: says why it can't be measured here; empty: it can.
     """
 
     name: str
     figures: tuple[Figure, ...]
     run: Callable[[Lab, Client, Scale], Awaitable[Values]]
     clients: tuple[str, ...] = ("agent", "go", "conch")
+    obstacle: Callable[[], str] = str
 
 
 @dataclass

@@ -23,19 +23,23 @@ def spawn(
     arguments: Sequence[str],
     parse: Parser,
     directory: Path,
+    *,
+    network: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Program:
     """
     Start C{arguments} in C{directory}; it dies with this process, however that ends.
 
+    @param network: the file of the network namespace to run in; empty: this process's own.
     @param environ: all of its environment besides C{PATH}, C{HOME} and C{PYTHONPATH}.
     """
     program = Program(reactor, parse, "TERM")
     leash = gochisel()
+    where = [f"-net={network}"] if network else []
     reactor.spawnProcess(
         program,
         leash,
-        [leash, "leash", *arguments],
+        [leash, "leash", *where, *arguments],
         env={
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(directory),
@@ -59,3 +63,16 @@ def resident_mb(pid: int) -> float:
         if line.startswith("Rss:"):
             return int(line.split()[1]) * 1024 / MB
     raise RuntimeError("smaps_rollup has no Rss line")
+
+
+def peak_mb(pid: int) -> float:
+    """The largest resident set since L{forget_peak}, in megabytes (10^6 bytes)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / MB
+    raise RuntimeError("status has no VmHWM line")
+
+
+def forget_peak(pid: int) -> None:
+    """Let L{peak_mb} begin anew: proc(5) has the meaning of the number."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")

@@ -12,10 +12,14 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 import pipeops_agent
 from benchmarks.clients import Client
 from benchmarks.model import Figure, Measurement, Results
+
+CONGESTION_CONTROL: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+"""It decides what a link that loses packets can carry."""
 
 
 def table(results: Results, measurements: Sequence[Measurement], clients: Sequence[Client]) -> str:
@@ -75,6 +79,7 @@ def machine() -> Iterator[tuple[str, str]]:
         yield name, version(name)
     yield "Go", _says(shutil.which("go"), "version")
     yield "chisel", _says(os.environ.get("CHISEL"), "--version")
+    yield "TCP's congestion control", CONGESTION_CONTROL.read_text(encoding="utf-8").strip()
     yield "load average", " ".join(f"{load:.2f}" for load in os.getloadavg())
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from benchmarks import idle, life, tunnel
+from benchmarks import distance, idle, life, tunnel
 from benchmarks.clients import Client
 from benchmarks.lab import Lab
 from benchmarks.model import Measurement, Results, Scale, Values
 from tests.peers.processes import RealReactor
 
-MEASUREMENTS: Final = (*tunnel.MEASUREMENTS, *idle.MEASUREMENTS, *life.MEASUREMENTS)
+MEASUREMENTS: Final = (
+    *tunnel.MEASUREMENTS,
+    *distance.MEASUREMENTS,
+    *idle.MEASUREMENTS,
+    *life.MEASUREMENTS,
+)
 
 
 async def run_once(reactor: RealReactor, measurement: Measurement, client: Client, scale: Scale) -> Values:
@@ -42,6 +47,9 @@ async def run_all(
     for client in clients:
         await run_once(reactor, warm_up, client, scale)
     for measurement in measurements:
+        if obstacle := measurement.obstacle():
+            say(f"{measurement.name} is left out: {obstacle}")
+            continue
         taking_part = [client for client in clients if client.name in measurement.clients]
         for number in range(1, runs + 1):
             for client in taking_part:

@@ -36,6 +36,7 @@ from twisted.internet.defer import Deferred
 
 from pipeops_agent.orders import ServerAddress, TunnelServer
 from pipeops_agent.secrets import Secret
+from tests.net.authority import Authority
 from tests.peers.building import chisel, gochisel
 from tests.peers.processes import Event, Parser, PeerEnded, Program, RealReactor, flags, json_lines
 
@@ -166,15 +167,26 @@ def chisel_lines(line: str) -> Event:
 
 
 class Peers:
-    """Starts peers for one test; all of them end with it."""
+    """
+    Starts peers for one test; all of them end with it.
 
-    def __init__(self, reactor: RealReactor, case: Owner) -> None:
+    @param host: the address at which servers and services listen.
+    @param network: the file of the network namespace in which all of them run; empty: this process's own.
+    """
+
+    def __init__(
+        self, reactor: RealReactor, case: Owner, *, host: str = "127.0.0.1", network: str = ""
+    ) -> None:
         self._reactor = reactor
         self._case = case
+        self._host = host
+        self._network = network
 
     def _start(
         self, arguments: Sequence[str], parse: Parser = json_lines, stop_signal: str | None = None
     ) -> Program:
+        if self._network:
+            arguments = [gochisel(), "leash", f"-net={self._network}", *arguments]
         program = Program.start(self._reactor, arguments, parse, stop_signal)
         self._case.addCleanup(lambda: Deferred.fromCoroutine(program.kill()))
         return program
@@ -195,7 +207,7 @@ class Peers:
         @param more: other flags, with underscores: C{half_close=True}, C{rekey_bytes=4096},
             C{ping_interval="1s"}, C{config_timeout="1s"}, C{quiet=True}.
         """
-        named = [("listen", f"127.0.0.1:{port}"), ("key-seed", KEY_SEED), ("auth", _login(credentials))]
+        named = [("listen", f"{self._host}:{port}"), ("key-seed", KEY_SEED), ("auth", _login(credentials))]
         named += [("hostile", hostile)]
         other = [("tls", tls), *((name.replace("_", "-"), value) for name, value in more.items())]
         program = self._start([gochisel(), "server", *flags([*named, *other])])
@@ -216,7 +228,7 @@ class Peers:
 
     async def services(self) -> Services:
         """Start C{gochisel services}."""
-        program = self._start([gochisel(), "services"])
+        program = self._start([gochisel(), "services", f"-listen={self._host}"])
         up = await program.wait_for("listening")
         return Services(up["services"], up["ca"], program)
 
@@ -224,8 +236,10 @@ class Peers:
         """
         Run C{gochisel load} through C{addresses}, each of which leads to the service C{load}.
 
-        @param mode: C{down}, C{up}, C{both} (bytes), C{rtt} (round trips), C{conn} (connections).
-        @param more: C{n}, C{c}, C{s}, C{check}, C{timeout}, as C{gochisel load -h} explains.
+        @param mode: C{down}, C{up}, C{both} (bytes), C{steady-down}, C{steady-up} (rates of connections),
+            C{rtt} (round trips), C{conn} (connections).
+        @param more: C{n}, C{c}, C{s}, C{check}, C{warm}, C{for}, C{probe}, C{timeout}, as
+            C{gochisel load -h} explains.
         @return: the figures; C{ok} is False, with C{error}, where something went wrong.
         """
         arguments = flags([("m", mode), ("a", ",".join(addresses)), *more.items()])
@@ -238,12 +252,33 @@ class Peers:
         await program.ended()
         return [msgspec.convert(event, Mode) for event in program.events]
 
+    async def link(self, **options: object) -> tuple[Event, Program]:
+        """
+        Start C{gochisel link}: two network namespaces and what lies between them.
+
+        @param options: C{rtt}, C{loss}, C{rate}, C{queue}, as C{gochisel link -h} explains.
+        @return: the event C{up}, which names the ends' addresses and namespaces, and the program.
+        """
+        program = self._start([gochisel(), "link", *flags(options.items())])
+        return await program.wait_for("up"), program
+
     async def chisel_server(
-        self, *, port: int = 0, credentials: tuple[str, Secret] | None = CREDENTIALS
+        self, *, port: int = 0, credentials: tuple[str, Secret] | None = CREDENTIALS, tls: bool = False
     ) -> ServerPeer:
-        """Start chisel itself as a server with reverse tunnels."""
+        """
+        Start chisel itself as a server with reverse tunnels.
+
+        @param tls: with a certificate of its own, whose authority is in the answer.
+        """
         program = chisel()
-        arguments = ["server", "--host", "127.0.0.1", "--reverse", "--key", KEY_SEED]
+        arguments = ["server", "--host", self._host, "--reverse", "--key", KEY_SEED]
+        scheme, ca = "ws", ""
+        if tls:
+            authority = Authority("Peers' CA")
+            identity = authority.issue(self._host)
+            arguments += ["--tls-cert", self.pem_file(identity.certificate_pem.decode())]
+            arguments += ["--tls-key", self.pem_file(identity.key_pem().decode())]
+            scheme, ca = "wss", authority.identity.certificate_pem.decode()
         if credentials is not None:
             arguments += ["--auth", _login(credentials)]
         for attempt in range(1, _PORT_ATTEMPTS + 1):
@@ -256,7 +291,8 @@ class Peers:
                     raise
                 continue  # somebody else was quicker to take the port
             fingerprint = running.seen("fingerprint")[0]["fingerprint"]
-            return ServerPeer(f"ws://127.0.0.1:{listen}", fingerprint, credentials, running)
+            url = f"{scheme}://{self._host}:{listen}"
+            return ServerPeer(url, fingerprint, credentials, running, ca)
         raise AssertionError("the last attempt returns or raises")
 
     async def chisel_client(self, peer: Peer, *remotes: str) -> Program:

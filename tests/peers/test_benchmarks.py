@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import SkipTest
+
 from twisted.trial.unittest import TestCase
 
 from benchmarks.clients import available
@@ -22,6 +24,8 @@ class MeasurementTests(TestCase):
     async def measure(self, name: str) -> None:
         """Run one measurement once for each client; the agent gives all of its figures."""
         (measurement,) = (each for each in MEASUREMENTS if each.name == name)
+        if obstacle := measurement.obstacle():
+            raise SkipTest(obstacle)
         for client in available():
             if client.name in measurement.clients:
                 values = await run_once(real_reactor(), measurement, client, TINY)
@@ -55,6 +59,62 @@ class MeasurementTests(TestCase):
     async def test_round_trip(self) -> None:
         """Round trips of small messages."""
         await self.measure("round-trip")
+
+    async def test_to_server_1_tls(self) -> None:
+        """Throughput to the server, over TLS."""
+        await self.measure("to-server-1-tls")
+
+    async def test_from_server_1_tls(self) -> None:
+        """Throughput from the server, over TLS."""
+        await self.measure("from-server-1-tls")
+
+    async def test_round_trip_tls(self) -> None:
+        """Round trips of small messages, over TLS."""
+        await self.measure("round-trip-tls")
+
+    async def test_round_trip_beside_to_server(self) -> None:
+        """Round trips while another channel sends all that it can."""
+        await self.measure("round-trip-beside-to-server")
+
+    async def test_round_trip_beside_from_server(self) -> None:
+        """Round trips while another channel receives all that it can."""
+        await self.measure("round-trip-beside-from-server")
+
+    async def test_fairness_to_server(self) -> None:
+        """The shares of channels that all send."""
+        await self.measure("fairness-to-server")
+
+    async def test_fairness_from_server(self) -> None:
+        """The shares of channels that all receive."""
+        await self.measure("fairness-from-server")
+
+    async def test_link_100(self) -> None:
+        """A link with a round trip of 100 ms."""
+        await self.measure("link-100")
+
+    async def test_link_200(self) -> None:
+        """A link with a round trip of 200 ms."""
+        await self.measure("link-200")
+
+    async def test_link_100_loss_1(self) -> None:
+        """A link of 100 ms that loses packets."""
+        await self.measure("link-100-loss-1")
+
+    async def test_link_200_loss_1(self) -> None:
+        """A link of 200 ms that loses packets."""
+        await self.measure("link-200-loss-1")
+
+    async def test_connections_1_tls(self) -> None:
+        """New connections, one at a time, over TLS."""
+        await self.measure("connections-1-tls")
+
+    async def test_connections_32_tls(self) -> None:
+        """New connections, 32 at a time, over TLS."""
+        await self.measure("connections-32-tls")
+
+    async def test_memory_used(self) -> None:
+        """Memory of channels that have carried something."""
+        await self.measure("memory-used")
 
     async def test_connections_1(self) -> None:
         """New connections, one at a time."""

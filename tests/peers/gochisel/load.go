@@ -21,9 +21,10 @@ import (
 	"time"
 )
 
-// The load service and its client. A connection begins with a header: what to do (D, U, B or E), whether bytes are
+// The load service and its client. A connection begins with a header: what to do (D, U, B, C or E), whether bytes are
 // checked, and how many there are in each direction. Whoever sends them adds their SHA-256 where they are checked;
-// at the end of what it receives the server says by one byte whether the sum was right. E is an echo.
+// at the end of what it receives the server says by one byte whether the sum was right. E is an echo; C counts what
+// arrives in some time (steady.go).
 
 const headerSize = 10
 
@@ -114,6 +115,9 @@ func serveLoad(c *net.TCPConn) {
 		if <-sent == nil {
 			verdict(c, err)
 		}
+	case 'C':
+		serveCount(c, time.Duration(count))
+		return
 	case 'E':
 		_, _ = io.Copy(c, c)
 		return
@@ -140,6 +144,9 @@ type load struct {
 	count        int64
 	conns, size  int
 	check        bool
+	probe        bool          // steady: round trips beside it
+	use          int64         // idle: bytes that each connection carries first
+	warm, window time.Duration // steady: before counting, and while counting
 	hold, expire time.Duration
 }
 
@@ -147,12 +154,16 @@ func runLoad(args []string) error {
 	var l load
 	var addrs string
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
-	flags.StringVar(&l.mode, "m", "down", "down|up|both: throughput; rtt: round trips; conn: connections; idle: open and wait")
+	flags.StringVar(&l.mode, "m", "down", "down|up|both: throughput; steady-down|steady-up: rates of connections; rtt: round trips; conn: connections; idle: open and wait")
 	flags.StringVar(&addrs, "a", "", "addresses of the load service, through whatever is measured, with commas between")
 	flags.Int64Var(&l.count, "n", 100<<20, "bytes in each direction in all, round trips, or connections")
 	flags.IntVar(&l.conns, "c", 1, "connections at a time")
-	flags.IntVar(&l.size, "s", 64, "bytes of a message (rtt, conn, idle)")
+	flags.IntVar(&l.size, "s", 64, "bytes of a message (rtt, conn, idle, probe)")
 	flags.BoolVar(&l.check, "check", true, "compare SHA-256 of what is sent and received")
+	flags.BoolVar(&l.probe, "probe", false, "steady: measure round trips on one more connection meanwhile")
+	flags.Int64Var(&l.use, "use", 0, "idle: bytes that each connection carries in each direction first")
+	flags.DurationVar(&l.warm, "warm", time.Second, "steady: time before counting")
+	flags.DurationVar(&l.window, "for", 5*time.Second, "steady: time in which is counted")
 	flags.DurationVar(&l.hold, "hold", 0, "idle: how long; 0: until standard input ends")
 	flags.DurationVar(&l.expire, "timeout", 5*time.Minute, "gives up after that")
 	if err := flags.Parse(args); err != nil {
@@ -160,7 +171,8 @@ func runLoad(args []string) error {
 	}
 	l.addrs = strings.Split(addrs, ",")
 	run := map[string]func(facts) error{
-		"down": l.throughput, "up": l.throughput, "both": l.throughput, "rtt": l.roundTrips, "conn": l.connections, "idle": l.idle,
+		"down": l.throughput, "up": l.throughput, "both": l.throughput, "steady-down": l.steadyDown, "steady-up": l.steadyUp,
+		"rtt": l.roundTrips, "conn": l.connections, "idle": l.idle,
 	}[l.mode]
 	if run == nil || l.conns < 1 || l.count < 1 {
 		return fmt.Errorf("nothing to do for -m %s -n %d -c %d", l.mode, l.count, l.conns)
@@ -276,21 +288,36 @@ func (l *load) roundTrips(result facts) error {
 		return err
 	}
 	defer conn.Close()
+	took, err := l.echoes(conn, func(done int) bool { return int64(done) < l.count })
+	report(result, took)
+	return err
+}
+
+// echoes sends one message after the other, each when the one before is back, and returns how many microseconds each
+// took; more is asked with how many are done.
+func (l *load) echoes(conn net.Conn, more func(done int) bool) ([]float64, error) {
 	message, back := l.message()
-	took := make([]float64, 0, l.count)
-	for range l.count {
+	var took []float64
+	for more(len(took)) {
 		began := time.Now()
 		if err := echo(conn, message, back); err != nil {
-			return err
+			return took, err
 		}
 		took = append(took, float64(time.Since(began).Nanoseconds())/1e3)
 	}
-	slices.Sort(took)
+	return took, nil
+}
+
+// report sorts what round trips took into the result.
+func report(result facts, took []float64) {
 	result["count"] = len(took)
-	for name, share := range map[string]int{"p50_us": 50, "p90_us": 90, "p99_us": 99} {
-		result[name] = took[min(len(took)*share/100, len(took)-1)]
+	if len(took) == 0 {
+		return
 	}
-	return nil
+	slices.Sort(took)
+	for name, percent := range map[string]int{"p50_us": 50, "p90_us": 90, "p99_us": 99} {
+		result[name] = share(took, percent)
+	}
 }
 
 // connections measures short ones: connect, one echo, close.
@@ -318,41 +345,4 @@ func (l *load) connections(result facts) error {
 	result["count"], result["failed"] = l.count, failed.Load()
 	result["per_s"] = float64(l.count-failed.Load()) / time.Since(began).Seconds()
 	return first
-}
-
-// idle opens connections, says so in one line, holds them, and counts those that are still alive.
-func (l *load) idle(result facts) error {
-	conns := make([]net.Conn, l.conns)
-	message, back := l.message()
-	for n := range conns {
-		conn, err := l.dial(n, 'E', 0)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		if err := echo(conn, message, back); err != nil {
-			return err
-		}
-		conns[n] = conn
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(facts{"event": "open", "conns": len(conns)}); err != nil {
-		return err
-	}
-	if l.hold > 0 {
-		time.Sleep(l.hold)
-	} else {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-	}
-	alive := 0
-	for _, conn := range conns {
-		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-		if echo(conn, message, back) == nil {
-			alive++
-		}
-	}
-	result["alive"] = alive
-	if alive < len(conns) {
-		return fmt.Errorf("%d of %d connections are dead", len(conns)-alive, len(conns))
-	}
-	return nil
 }

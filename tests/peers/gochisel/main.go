@@ -22,12 +22,13 @@ var commands = map[string]command{
 	"services": runServices,
 	"load":     runLoad,
 	"leash":    runLeash,
+	"link":     runLink,
 	"modes":    runModes,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: gochisel server|client|services|load|leash|modes [flags]; -h after the command shows its flags")
+		fmt.Fprintln(os.Stderr, "usage: gochisel server|client|services|load|leash|link|modes [flags]; -h after the command shows its flags")
 		os.Exit(2)
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
