@@ -56,13 +56,14 @@ class Client(Protocol):
 
 
 def agent_lines(line: str) -> Event | None:
-    """Make an event of the record that says the tunnel is up."""
+    """Make an event of the record that says the tunnel is up, and of those that say what is wrong."""
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    connected = record.get("component") == "tunnel" and record.get("state") == "connected"
-    return {"event": "configured"} if connected else None
+    if record.get("component") == "tunnel" and record.get("state") == "connected":
+        return {"event": "configured"}
+    return {"event": "wrong", "record": record} if record.get("level") not in {"debug", "info"} else None
 
 
 def start_agent(lab: Lab, api_url: str, tunnel: Mapping[str, Any], ca_file: str = "") -> tuple[Program, int]:

@@ -41,6 +41,7 @@ class Lab:
         self.reactor = reactor
         self._room = tempfile.TemporaryDirectory(prefix="pipeops-benchmark-")
         self.directory = Path(self._room.name)
+        self._started: list[Program] = []
         self._cleanups: list[Callable[[], object]] = []
         self._files = 0
 
@@ -74,6 +75,7 @@ class Lab:
     def start(self, parse: Parser, *arguments: str) -> Program:
         """Start a program near, that ends with the run."""
         program = spawn(self.reactor, arguments, parse, self.directory, network=self.near.network)
+        self._started.append(program)
         self.addCleanup(lambda: Deferred.fromCoroutine(program.kill()))
         return program
 
@@ -105,7 +107,8 @@ class Lab:
         address = where if isinstance(where, str) else f"127.0.0.1:{where}"
         figures = await self.peers(self.far).load(mode, address, **more)
         if not figures["ok"]:
-            raise LoadFailed(f"{mode} {more}: {figures}")
+            said = [program.events[-5:] for program in self._started]
+            raise LoadFailed(f"{mode} {more}: {figures}; the client said: {said}")
         return figures
 
     async def open_channels(self, port: int, count: int, *, use: int = 0) -> Program:

@@ -6,9 +6,11 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from benchmarks import profile
 from benchmarks.clients import Launched
 from benchmarks.lab import Lab
 from benchmarks.model import Figure, Measurement, Results, Scale, Values
+from benchmarks.place import no_link
 from benchmarks.relay import Snapshot, frames
 from benchmarks.report import raw, table
 from benchmarks.suite import MEASUREMENTS
@@ -90,6 +92,67 @@ class ResultsTests(SynchronousTestCase):
         for measurement in MEASUREMENTS:
             keys = [figure.key for figure in measurement.figures]
             self.assertEqual(len(keys), len(set(keys)), measurement.name)
+
+
+class ProfileTests(SynchronousTestCase):
+    """What is made of a profiler's samples."""
+
+    def test_layers(self) -> None:
+        """A running function is told by its file, or by the name under which Twisted calls the kernel."""
+        for function, layer in (
+            ("untilConcludes (twisted/python/util.py:760)", "the kernel: send"),
+            ("Connection.doRead (twisted/internet/tcp.py:278)", "the kernel: receive"),
+            ("doRead (twisted/internet/tcp.py:278)", "the kernel: receive"),
+            (
+                "EPollReactor.doPoll (twisted/internet/epollreactor.py:227)",
+                "the kernel: epoll, and waiting in it",
+            ),
+            (
+                "Connection._dataReceived (twisted/internet/tcp.py:290)",
+                "Twisted's reactor, transports, sockets",
+            ),
+            ("_native.<locals>.mask (pipeops_agent/tunnel/masking.py:20)", "frames and masking"),
+            (
+                "GCMSealer.seal (pipeops_agent/tunnel/ssh/packets.py:143)",
+                "SSH packets: AES-GCM and what surrounds it",
+            ),
+            (
+                "Channel.flush (pipeops_agent/tunnel/ssh/channel.py:1)",
+                "SSH transport and channels, relay, carrier",
+            ),
+            ("TLSMemoryBIOProtocol.write (twisted/protocols/tls.py:1)", "TLS"),
+            ("JSONDecoder.raw_decode (json/decoder.py:353)", "what else the agent does"),
+        ):
+            self.assertEqual(profile.layer_of(function), layer, function)
+
+    def test_the_running_function_counts(self) -> None:
+        """Not those that called it, even where a name holds a blank."""
+        called = "main (twisted/a.py:1);send data (pipeops_agent/tunnel/frames.py:2) 3"
+        self.assertEqual(profile.shares([called]), {"frames and masking": 3})
+
+    def test_table(self) -> None:
+        """A share for each layer that was seen, and how many samples they are of."""
+        seen = profile.shares(["a (pipeops_agent/tunnel/frames.py:2) 3", "b (twisted/b.py:1) 1"])
+        self.assertEqual(
+            profile.table({"to the server": seen}).splitlines(),
+            [
+                "|  | to the server |",
+                "| --- | ---: |",
+                "| frames and masking | 75 % |",
+                "| Twisted's reactor, transports, sockets | 25 % |",
+                "| samples | 4 |",
+            ],
+        )
+
+
+class ObstacleTests(SynchronousTestCase):
+    """What can't be measured everywhere."""
+
+    def test_links_need_root(self) -> None:
+        """The others need nothing; those over a link say what is missing, or nothing where they run."""
+        for measurement in MEASUREMENTS:
+            expected = no_link() if measurement.name.startswith("link-") else ""
+            self.assertEqual(measurement.obstacle(), expected, measurement.name)
 
 
 class CountingTests(SynchronousTestCase):

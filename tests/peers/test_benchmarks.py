@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from unittest import SkipTest
 
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ServerFactory
 from twisted.trial.unittest import TestCase
 
+from benchmarks import profile
 from benchmarks.clients import available
+from benchmarks.lab import Lab
 from benchmarks.model import TINY
+from benchmarks.place import Distance, entered, no_link
 from benchmarks.suite import MEASUREMENTS, run_once
 from tests.peers.building import gochisel
 from tests.peers.processes import real_reactor
+
+
+class ProfileTests(TestCase):
+    """The profiler sees the agent's layers."""
+
+    timeout = 120
+
+    async def test_profile(self) -> None:
+        """A second of a transfer: what carries it is among what was running."""
+        gochisel()
+        profile.profiler()
+        samples = Path.cwd() / self.mktemp()
+        workload = replace(profile.WORKLOADS["to-server"], count=32 << 20)
+        await profile.watch(real_reactor(), workload, 1, samples)
+        with samples.open(encoding="utf-8") as lines:
+            seen = profile.shares(lines)
+        assert {"frames and masking", "the kernel: send"} & set(seen), seen
+
+
+class PlaceTests(TestCase):
+    """The long link, and what is started at its ends."""
+
+    timeout = 120
+
+    async def test_distance(self) -> None:
+        """A round trip through both ends takes as long as was asked for; the ends are not this machine."""
+        gochisel()
+        if obstacle := no_link():
+            raise SkipTest(obstacle)
+        lab = Lab(real_reactor())
+        self.addCleanup(lambda: Deferred.fromCoroutine(lab.clean()))
+        await lab.move_apart(Distance(0.1, 0.0, 50e6))
+        services = await lab.services()
+        figures = await lab.load("rtt", services["load"], n=3)
+        assert 100 <= figures["p50_us"] / 1000 < 1000, figures
+        host, _ = services["load"].split(":")
+        with entered(lab.near):
+            listener = lab.reactor.listenTCP(0, ServerFactory(), interface=host)
+        self.addCleanup(listener.stopListening)
+        with self.assertRaises(CannotListenError):  # the address is there, not here
+            lab.reactor.listenTCP(0, ServerFactory(), interface=host)
 
 
 class MeasurementTests(TestCase):
