@@ -87,11 +87,14 @@ async def _beside_bulk(lab: Lab, client: Client, scale: Scale, *, mode: str) -> 
 async def _fairness(lab: Lab, client: Client, scale: Scale, *, mode: str) -> Values:
     """The rates of many channels that move all that they can."""
     _, launched = await connected(lab, client)
+    pid = launched.program.pid
+    before = cpu_seconds(pid)
     figures = await steady(lab, launched.port, scale, mode, conns=scale.channels)
     return {
-        "fairness": figures["slowest"] / figures["fastest"],
+        "fairness": figures["slowest"] / figures["fastest"] if figures["fastest"] else 0.0,
         "rate": figures["mb_per_s"],
-        "peak": peak_mb(launched.program.pid),
+        "peak": peak_mb(pid),
+        "cpu_seconds": cpu_seconds(pid) - before,
         **{name: figures[name] for name in ("slowest", "p10", "p90", "fastest")},
     }
 
@@ -174,6 +177,7 @@ def _fair_shares(name: str, mode: str, where: str) -> Measurement:
         (
             Figure("fairness", f"1,000 channels {where}: slowest / fastest", "", 2, more_is_better=True),
             Figure("rate", f"1,000 channels {where}: throughput", "MB/s", 0, more_is_better=True),
+            Figure("peak", f"1,000 channels {where}: largest RSS", "MB", 0),
         ),
         partial(_fairness, mode=mode),
     )
