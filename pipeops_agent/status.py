@@ -77,11 +77,28 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt to connect, step by step."""
+    """
+    One attempt to connect, step by step.
+
+    @ivar server: the URL that it led to.
+    @ivar role: which of the tunnel's lines made it, as the log calls it.
+    @ivar forwards: what it was to carry.
+    @ivar outcome: C{refused}: the server answered, and did not want the configuration. C{given up}: something
+        else was wanted meanwhile.
+    """
 
     began: datetime
     steps: tuple[Step, ...]
     error: str | None = None
+    server: str = ""
+    role: str = ""
+    forwards: tuple[str, ...] = ()
+    outcome: Literal["connected", "refused", "failed", "given up"] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """All steps together."""
+        return sum(step.seconds for step in self.steps)
 
 
 class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,30 +139,138 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     cluster: ClusterStatus = ClusterStatus()
 
 
+class CanaryResult(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What became of the agent's attempts to reach itself through a forward, from the far side.
+
+    @ivar rtt: seconds from the request to the answer, of the last one that succeeded.
+    @ivar error: why the last one did not; None: it did.
+    """
+
+    last_success: datetime | None = None
+    rtt: float | None = None
+    error: str | None = None
+    tried: int = 0
+    failed: int = 0
+
+
+class DialTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How long it took to reach a local target, as a histogram.
+
+    @ivar buckets: upper end in seconds (the last is infinite), and how many dials took no longer.
+    @ivar seconds: all of them together.
+    """
+
+    buckets: tuple[tuple[float, int], ...] = ()
+    seconds: float = 0.0
+
+
 class ForwardTraffic(msgspec.Struct, frozen=True, kw_only=True):
-    """The counters of one forward since the agent's start. Bytes are seen from the agent."""
+    """
+    The counters of one forward since the agent's start. C{in} is from the control plane to the local target.
+
+    The agent's own canaries are not among the channels and bytes.
+
+    @ivar confirmed: when the server that listens for it last answered: its configuration, or a ping.
+    @ivar last_dial: when the local target was last reached.
+    @ivar last_in: when a byte last came from the control plane.
+    @ivar last_out: when a byte last came from the local target.
+    @ivar failed_dials: how often the local target was not reached.
+    @ivar refused_channels: channels that were not let in: there were too many.
+    @ivar problems: both of these, by kind (L{pipeops_agent.tunnel.traffic.DIAL_PROBLEMS}).
+    @ivar last_problem: the reason of the last one, in a sentence.
+    @ivar canary: None: there was none.
+    """
 
     open_channels: int = 0
     total_channels: int = 0
     bytes_in: int = 0
-    """From the control plane to the local target."""
     bytes_out: int = 0
-    """From the local target to the control plane."""
-    failed_dials: int = 0
-    last_byte: datetime | None = None
+    confirmed: datetime | None = None
     last_dial: datetime | None = None
-    """The last time that the local target was reached."""
+    last_in: datetime | None = None
+    last_out: datetime | None = None
+    failed_dials: int = 0
+    refused_channels: int = 0
+    problems: Mapping[str, int] = {}
+    last_problem: str | None = None
+    last_problem_at: datetime | None = None
+    dials: DialTimes = DialTimes()
+    canary: CanaryResult | None = None
 
 
 class TunnelTraffic(msgspec.Struct, frozen=True, kw_only=True):
-    """The tunnel's counters since the agent's start."""
+    """
+    The tunnel's counters since the agent's start.
+
+    @ivar refused_channels: those denied, and those that a forward did not let in.
+    @ivar denied_channels: channels refused because their target is no configured forward.
+    @ivar denied: the same, by what was asked for; what is beyond a bounded number of names is C{other}.
+    """
 
     forwards: Mapping[str, ForwardTraffic] = {}
     refused_channels: int = 0
-    """Channels refused because their target is no configured forward."""
+    denied_channels: int = 0
+    denied: Mapping[str, int] = {}
     connects: int = 0
     carrier_bytes_in: int = 0
     carrier_bytes_out: int = 0
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How data flows through one forward now. Rates are bytes per second.
+
+    @ivar rate_seconds: what the rates are means over: since somebody last asked; 0: not known yet.
+    @ivar paused_in: channels that wait for their local socket.
+    @ivar paused_out: channels that wait for the peer's window or for the carrier.
+    @ivar longest_pause_in: seconds that the one of them has waited that waits longest.
+    """
+
+    open_channels: int = 0
+    rate_in: float = 0.0
+    rate_out: float = 0.0
+    rate_seconds: float = 0.0
+    paused_in: int = 0
+    paused_out: int = 0
+    longest_pause_in: float = 0.0
+    longest_pause_out: float = 0.0
+
+
+class ChannelFlow(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One open channel. Rates are bytes per second; times are seconds.
+
+    @ivar dial_seconds: how long it took to reach its target.
+    @ivar rate_seconds: what the rates are means over: since somebody last asked, or since its opening.
+    @ivar send_window: how many bytes more the peer takes.
+    @ivar paused_in: it waits for its local socket now; C{paused_seconds_in}: so it did, in all.
+    @ivar paused_out: it waits for the peer's window or the carrier now; C{paused_seconds_out} likewise.
+    """
+
+    forward: str
+    opened: datetime | None
+    age: float
+    dial_seconds: float
+    bytes_in: int
+    bytes_out: int
+    rate_in: float
+    rate_out: float
+    rate_seconds: float
+    send_window: int
+    paused_in: bool
+    paused_out: bool
+    paused_seconds_in: float
+    paused_seconds_out: float
+
+
+class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The flow through the tunnel at one moment: per forward, and for the ten busiest channels."""
+
+    at: datetime | None = None
+    forwards: Mapping[str, Flow] = {}
+    busiest: tuple[ChannelFlow, ...] = ()
 
 
 class StatusBoard:
@@ -163,6 +288,7 @@ class StatusBoard:
         now = wall()
         self._status = AgentStatus(since=now, started=now)
         self._traffic: Callable[[], TunnelTraffic] = TunnelTraffic
+        self._channels: Callable[[], FlowStatus] = FlowStatus
 
     @property
     def now(self) -> AgentStatus:
@@ -171,11 +297,30 @@ class StatusBoard:
 
     def traffic(self) -> TunnelTraffic:
         """The tunnel's counters at this moment."""
-        return self._traffic()
+        traffic = self._traffic()
+        return msgspec.structs.replace(
+            traffic,
+            forwards={name: self._clean_forward(each) for name, each in traffic.forwards.items()},
+            denied={self._clean(name): count for name, count in traffic.denied.items()},
+        )
 
     def read_traffic_from(self, source: Callable[[], TunnelTraffic]) -> None:
         """Let L{traffic} ask C{source} from now on."""
         self._traffic = source
+
+    def channels(self) -> FlowStatus:
+        """How data flows at this moment. Rates are means since the last call."""
+        return self._channels()
+
+    def read_channels_from(self, source: Callable[[], FlowStatus]) -> None:
+        """Let L{channels} ask C{source} from now on."""
+        self._channels = source
+
+    def tell_denied(self, denied: msgspec.Struct) -> None:
+        """Publish that channels were refused whose targets are no configured forwards: C{dial_denied}."""
+        data = msgspec.to_builtins(denied)
+        targets = {self._clean(name): count for name, count in data["targets"].items()}
+        self._hub.publish("tunnel", "dial_denied", {**data, "targets": targets})
 
     def enter(self, phase: Phase) -> None:
         """
@@ -232,11 +377,18 @@ class StatusBoard:
         return changes
 
     def _clean_attempt(self, attempt: Attempt) -> Attempt:
-        def clean(text: str | None) -> str | None:
-            return None if text is None else self._clean(text)
-
+        clean = self._clean_optional
         steps = tuple(msgspec.structs.replace(step, error=clean(step.error)) for step in attempt.steps)
         return msgspec.structs.replace(attempt, steps=steps, error=clean(attempt.error))
+
+    def _clean_forward(self, traffic: ForwardTraffic) -> ForwardTraffic:
+        canary, clean = traffic.canary, self._clean_optional
+        if canary is not None:
+            canary = msgspec.structs.replace(canary, error=clean(canary.error))
+        return msgspec.structs.replace(traffic, last_problem=clean(traffic.last_problem), canary=canary)
+
+    def _clean_optional(self, text: str | None) -> str | None:
+        return None if text is None else self._clean(text)
 
     def _replace(self, channel: str, event: str, **changes: Any) -> None:
         status = msgspec.structs.replace(self._status, **changes)

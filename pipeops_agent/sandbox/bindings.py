@@ -19,7 +19,7 @@ from pipeops_agent.tunnel.relay import Relay
 from pipeops_agent.tunnel.remotes import ANY_ADDRESS, ReverseRemote
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRefused
-from pipeops_agent.tunnel.traffic import ForwardCounters
+from pipeops_agent.tunnel.traffic import ChannelTally
 
 _log = Logger(namespace="sandbox")
 
@@ -171,7 +171,7 @@ class Bindings:
         relays = self._ground.relays
         if self._over or len(relays) >= MAX_RELAYS:
             return None
-        relay = Relay(self._ground.reactor, ForwardCounters(), relays.leave)
+        relay = Relay(self._ground.reactor, ChannelTally(), relays.leave)
         relays.enter(relay)
         opening = self._layer.open_channel(b"chisel", bound.target.encode(), relay)
         opening.addCallbacks(relay.attach, self._not_opened, errbackArgs=(relay, bound))

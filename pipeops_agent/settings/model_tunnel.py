@@ -103,6 +103,14 @@ class TunnelSettings(msgspec.Struct, frozen=True, kw_only=True):
     stable_after: Annotated[
         float, About("How long a tunnel must last before failures are counted anew.", Duration(0))
     ] = 30.0
+    proof_lifetime: Annotated[
+        float,
+        About(
+            "How long a forward counts as proven after its target was last reached or sent something; then it"
+            " is stale. 0: as long as its session lasts.",
+            Duration(0),
+        ),
+    ] = 3600.0
     window_size: Annotated[
         int,
         About(

@@ -19,9 +19,10 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from pipeops_agent.net.explain import explain
 from pipeops_agent.net.resolver import Resolver
 from pipeops_agent.scheduling import Tasks, bounded
+from pipeops_agent.tunnel.denials import Source
+from pipeops_agent.tunnel.dialproblem import dial_problem
 from pipeops_agent.tunnel.relay import Relay
 from pipeops_agent.tunnel.remotes import Remote, TargetError, parse_target
 from pipeops_agent.tunnel.ssh.common import peer_text
@@ -32,7 +33,8 @@ from pipeops_agent.tunnel.ssh.messages import (
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
 )
-from pipeops_agent.tunnel.traffic import ForwardCounters, TrafficCounters
+from pipeops_agent.tunnel.traffic import ChannelTally, ForwardCounters, TrafficCounters
+from pipeops_agent.tunnel.watched import WatchedRelay
 
 _log = Logger(namespace="tunnel.forward")
 
@@ -89,22 +91,24 @@ class ForwardFactory(Factory):
         self._relays: set[Relay] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Relay:
-        return Relay(self._clock, self.counters, self._ended)
+        heads = self.counters.canary_heads
+        if heads:
+            return WatchedRelay(self._clock, ChannelTally(), self._ended, heads)
+        return Relay(self._clock, ChannelTally(), self._ended)
 
     def __len__(self) -> int:
         return len(self._relays)
 
-    def joined(self, relay: Relay) -> None:
-        """Count C{relay}, whose two sides have just been joined."""
+    def joined(self, relay: Relay, began: float) -> None:
+        """Count C{relay}, whose two sides have just been joined; its dial began then."""
+        now = self._clock.seconds()
         self._relays.add(relay)
-        self.counters.opened += 1
-        self.counters.open += 1
-        self.counters.last_dial = self._clock.seconds()
+        self.counters.enter(relay, now, max(0.0, now - began))
 
     def _ended(self, relay: Relay) -> None:
         if relay in self._relays:
             self._relays.remove(relay)
-            self.counters.open -= 1
+            self.counters.leave(relay)
 
     def abort(self) -> None:
         """Cut every connection."""
@@ -118,6 +122,7 @@ class Forwarder:
 
     @param max_connections: how many connections there may be at once, with those whose channel is gone
         and that still have something to deliver.
+    @param source: whose channels these are, for the report of what was denied.
     @param report: called with a forward's name and None when its target was reached, or the reason
         when it was not.
     """
@@ -132,7 +137,9 @@ class Forwarder:
         dial_timeout: float,
         max_connections: int,
         report: Callable[[str, str | None], None],
+        source: Source = Source(),  # noqa: B008  # it is frozen
     ) -> None:
+        self._source = source
         self._clock: IReactorTime = reactor
         self._dialer = dialer
         self._traffic = traffic
@@ -149,32 +156,34 @@ class Forwarder:
     def channel_requested(self, request: OpenRequest) -> None:
         """Dial the target of C{request} where it is configured, else refuse."""
         if request.kind != CHANNEL_TYPE:
-            kind = peer_text(request.kind)
-            self._refuse(request, OPEN_UNKNOWN_CHANNEL_TYPE, f"unknown channel type {kind!r}")
+            kind = f"channel type {peer_text(request.kind)!r}"
+            self._deny(request, OPEN_UNKNOWN_CHANNEL_TYPE, kind, f"unknown {kind}")
             return
+        asked = peer_text(request.extra)
         try:
             target = parse_target(request.extra)
         except TargetError as error:
-            self._refuse(request, OPEN_ADMINISTRATIVELY_PROHIBITED, str(error))
+            self._deny(request, OPEN_ADMINISTRATIVELY_PROHIBITED, asked, str(error))
             return
         factory = self._factories.get((target.host, target.port))
         if factory is None or target.protocol != "tcp":
-            shown = peer_text(request.extra)
-            self._refuse(request, OPEN_ADMINISTRATIVELY_PROHIBITED, f"{shown!r} is no configured forward")
+            why = f"{asked!r} is no configured forward"
+            self._deny(request, OPEN_ADMINISTRATIVELY_PROHIBITED, asked, why)
             return
         if sum(map(len, self._factories.values())) + len(self._tasks) >= self._max_connections:
-            factory.counters.refused += 1
+            why = f"there are {self._max_connections} connections already (tunnel.max_channels)"
+            factory.counters.fail("limit", why, self._clock.seconds())
             request.refuse(OPEN_RESOURCE_SHORTAGE, "too many connections")
             return
         self._tasks.spawn(self._join(request, factory), f"a connection to {factory.remote.target}")
 
-    def _refuse(self, request: OpenRequest, code: int, why: str) -> None:
-        self._traffic.refused += 1
+    def _deny(self, request: OpenRequest, code: int, asked: str, why: str) -> None:
+        self._traffic.denials.note(asked, self._source)
         _log.warn("a channel was refused: {why}", why=why)
         request.refuse(code, why)
 
     async def _join(self, request: OpenRequest, factory: ForwardFactory) -> None:
-        remote = factory.remote
+        remote, began = factory.remote, self._clock.seconds()
         dialling = bounded(
             self._clock,
             self._dial_timeout,
@@ -189,13 +198,13 @@ class Forwarder:
                 request.refuse(OPEN_CONNECT_FAILED, "the tunnel is closing")
             return
         except Exception as error:
-            factory.counters.failed_dials += 1
-            sentence = f"the local target can't be reached: {explain(error, remote.target).sentence}"
-            _log.warn("forward {forward}: {why}", forward=remote.forward, why=sentence)
-            self._report(remote.forward, sentence)
-            request.refuse(OPEN_CONNECT_FAILED, sentence)
+            problem = dial_problem(error, remote.target)
+            factory.counters.fail(problem.kind, problem.sentence, self._clock.seconds())
+            _log.warn("forward {forward}: {why}", forward=remote.forward, why=problem.sentence)
+            self._report(remote.forward, problem.sentence)
+            request.refuse(OPEN_CONNECT_FAILED, problem.sentence)
             return
-        factory.joined(relay)
+        factory.joined(relay, began)
         relay.attach(request.accept(relay))
         self._report(remote.forward, None)
 

@@ -20,6 +20,7 @@ from typing import Final
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 
+from pipeops_agent.orders import TunnelServer
 from pipeops_agent.scheduling import Backoff
 from pipeops_agent.tunnel.line import Entry, Line
 from pipeops_agent.tunnel.refused import AllRefused, open_most
@@ -40,6 +41,7 @@ class Lines:
     All lines of the tunnel. L{aim}, L{keep}, L{hold_off}, L{rest} and L{disable} may be repeated at will.
 
     @param open_session: makes one attempt to open a session that carries exactly what it is asked for.
+    @param explain: makes of a remote that a server refuses, and its reason, what is told of it.
     @param refused: called with what a server refused, and why.
     @param entered: called after each state that a line has entered, when this has drawn its conclusions.
     """
@@ -48,14 +50,16 @@ class Lines:
         self,
         clock: IReactorTime,
         *,
-        open_session: Callable[[Target], Awaitable[Session]],
+        open_session: Callable[[Line, Target], Awaitable[Session]],
         make_backoff: Callable[[], Backoff],
+        explain: Callable[[TunnelServer, Remote, str], str],
         refused: Callable[[Mapping[Remote, str]], None],
         entered: Callable[[Line, Entry], None],
     ) -> None:
         self._clock = clock
         self._open_session = open_session
         self._make_backoff = make_backoff
+        self._explain = explain
         self._refused = refused
         self._tell = entered
         self.main = self._new_line(MAIN_ROLE)
@@ -263,9 +267,10 @@ class Lines:
             await blocking.when_quiet()
         try:
             opened = await open_most(
-                lambda remotes: self._open_session(Target(target.server, remotes)),
+                lambda remotes: self._open_session(line, Target(target.server, remotes)),
                 target.remotes,
                 line.failures,
+                lambda remote, reason: self._explain(target.server, remote, reason),
             )
         except AllRefused as error:
             self._refused(error.reasons)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random as _random
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -20,7 +21,9 @@ from pipeops_agent.settings.model_pipeops import ReconnectSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.status import Attempt, StatusBoard
 from pipeops_agent.tunnel.allocation import Plan, make_plan
+from pipeops_agent.tunnel.denials import DenialReporter
 from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
+from pipeops_agent.tunnel.flows import channel_flows
 from pipeops_agent.tunnel.forwards import ForwardBook
 from pipeops_agent.tunnel.journal import Journal
 from pipeops_agent.tunnel.line import Entry, Line
@@ -85,19 +88,23 @@ class TunnelManager(Service):
         self._last_wake: float | None = None
         self._inactivity: IDelayedCall | None = None
         self._attempts: deque[Attempt] = deque(maxlen=MAX_ATTEMPTS_SHOWN)
-        self._book = ForwardBook(wall)
+        self._book = ForwardBook(reactor, wall, counters, settings, self._show_forwards)
+        self._denials = DenialReporter(reactor, counters.denials, board.tell_denied)
         self._journal = Journal(reconnect.max_attempts)
         self._lines = Lines(
             reactor,
             open_session=self._open,
             make_backoff=self._make_backoff,
+            explain=self._book.explain,
             refused=self._book.refuse,
             entered=self._entered,
         )
         board.read_traffic_from(counters.snapshot)
+        board.read_channels_from(lambda: channel_flows(counters, reactor.seconds()))
 
     def startService(self) -> None:
         super().startService()
+        self._denials.start()
         self._follow()
 
     def stopService(self) -> Deferred[None]:
@@ -108,6 +115,7 @@ class TunnelManager(Service):
         self._lines.disable("the agent is stopping")
         self._watch_inactivity()
         self._publish()
+        self._denials.stop()
         return self._lines.when_quiet()
 
     def obey(self, order: TunnelOrder) -> None:
@@ -133,11 +141,14 @@ class TunnelManager(Service):
     def dialled(self, forward: str, problem: str | None) -> None:
         """A channel has reached the target of C{forward}; or has not, and why."""
         if self._book.dialled(forward, problem):
-            self._board.set_tunnel(forwards=self._book.statuses())
+            self._show_forwards()
 
     def pinged(self) -> None:
         """A ping has been answered: show the round trip."""
-        self._board.set_tunnel(rtt=self._rtt())
+        self._board.set_tunnel(rtt=self._rtt(), forwards=self._book.statuses())
+
+    def _show_forwards(self) -> None:
+        self._board.set_tunnel(forwards=self._book.statuses())
 
     def _follow(self) -> None:
         """Make the plan anew, and do what has changed."""
@@ -197,18 +208,28 @@ class TunnelManager(Service):
             random=self._random,
         )
 
-    async def _open(self, target: Target) -> Session:
+    async def _open(self, line: Line, target: Target) -> Session:
         """Make one attempt, and keep its record."""
         trace = Trace(self._clock, self._wall)
+        outcome: Literal["connected", "refused", "failed", "given up"] = "given up"
+        error: str | None = "given up"
         try:
             session = await self._opener(target.server, target.remotes, trace)
-        except SessionError as error:
-            self._attempts.append(trace.attempt(error.sentence))
+            outcome, error = "connected", None
+        except SessionError as problem:
+            outcome = "refused" if isinstance(problem, RemotesRefused) else "failed"
+            error = problem.sentence
             raise
-        except BaseException:
-            self._attempts.append(trace.attempt("given up"))
-            raise
-        self._attempts.append(trace.attempt())
+        finally:
+            self._attempts.append(
+                msgspec.structs.replace(
+                    trace.attempt(error),
+                    server=target.server.address.url,
+                    role=line.role,
+                    forwards=tuple(remote.forward for remote in target.remotes),
+                    outcome=outcome,
+                )
+            )
         self._counters.connects += 1
         return session
 

@@ -22,6 +22,7 @@ async def open_most(
     open_session: Callable[[tuple[Remote, ...]], Awaitable[Session]],
     remotes: tuple[Remote, ...],
     turn: int,
+    explain: Callable[[Remote, str], str] = lambda remote, reason: reason,
 ) -> Opened:
     """
     Open a session that carries C{remotes}, or those of them that the server does not refuse.
@@ -32,6 +33,7 @@ async def open_most(
     tried alone, another in each C{turn}: a single bad one can't keep the others out for ever, and a server
     that refuses everything is not asked more than twice in a row.
 
+    @param explain: makes of a remote, and the server's reason, what is told of it.
     @raise RemotesRefused: all are refused; C{ports} are those of all of C{remotes}.
     @raise SessionError: no answer; the attempt is over.
     """
@@ -50,11 +52,16 @@ async def open_most(
                 left = ()
             for remote in wanted:
                 if remote not in left:
-                    refused[remote] = error.sentence
+                    refused[remote] = explain(remote, error.sentence)
             wanted = left
             if not wanted:
-                reason = error.sentence
-                raise AllRefused(reason, refused) from None
+                raise AllRefused(_summary(refused), refused) from None
+
+
+def _summary(reasons: Mapping[Remote, str]) -> str:
+    """One sentence for all: the first reason, and how many more there are."""
+    first, *others = dict.fromkeys(reasons.values())
+    return f"{first}; and {len(others)} more" if others else first
 
 
 class AllRefused(RemotesRefused):

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from pipeops_agent.tunnel.prompt import tune, write_now
 from pipeops_agent.tunnel.ssh.channel import Channel
-from pipeops_agent.tunnel.traffic import ForwardCounters
+from pipeops_agent.tunnel.traffic import ChannelTally
 
 LINGER: Final = 120.0
 """Seconds that the TCP peer has to take what was sent before the end, once the channel is gone."""
@@ -34,6 +34,7 @@ class Relay(Protocol):
     """
     The protocol of the TCP connection, and the handler of the channel.
 
+    @param tally: what it carries is added there.
     @param ended: called once, when both sides are gone.
     """
 
@@ -42,11 +43,11 @@ class Relay(Protocol):
     def __init__(
         self,
         clock: IReactorTime,
-        counters: ForwardCounters,
+        tally: ChannelTally,
         ended: Callable[[Relay], None],
     ) -> None:
         self._clock = clock
-        self._counters = counters
+        self.tally = tally
         self._ended = ended
         self._channel: Channel | None = None
         self._held = 0
@@ -72,9 +73,9 @@ class Relay(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self._channel is not None:
-            counters = self._counters
-            counters.bytes_out += len(data)
-            counters.last_byte = self._clock.seconds()
+            tally = self.tally
+            tally.bytes_out += len(data)
+            tally.last_out = self._clock.seconds()
             self._channel.write(data)
 
     def readConnectionLost(self) -> None:
@@ -96,10 +97,13 @@ class Relay(Protocol):
 
     def pauseProducing(self) -> None:
         self._full = True
+        self.tally.wait_in.begin(self._clock.seconds())
 
     def resumeProducing(self) -> None:
         """The TCP side took what it was sent: open the channel's window again."""
-        self._full = False
+        if self._full:
+            self._full = False
+            self.tally.wait_in.end(self._clock.seconds())
         held, self._held = self._held, 0
         if held and self._channel is not None:
             self._channel.consumed(held)
@@ -110,9 +114,9 @@ class Relay(Protocol):
     # -- the channel side
 
     def data_received(self, data: bytes) -> None:
-        counters = self._counters
-        counters.bytes_in += len(data)
-        counters.last_byte = self._clock.seconds()
+        tally = self.tally
+        tally.bytes_in += len(data)
+        tally.last_in = self._clock.seconds()
         write_now(self.transport, data)
         if self._full:
             self._held += len(data)
@@ -135,11 +139,18 @@ class Relay(Protocol):
             self.transport.loseConnection()
         self._end_if_over()
 
+    @property
+    def send_window(self) -> int:
+        """How many bytes more the peer takes."""
+        return 0 if self._channel is None else self._channel.send_window
+
     def pause_writing(self) -> None:
+        self.tally.wait_out.begin(self._clock.seconds())
         if self._connected:
             self.transport.pauseProducing()
 
     def resume_writing(self) -> None:
+        self.tally.wait_out.end(self._clock.seconds())
         if self._connected:
             self.transport.resumeProducing()
 

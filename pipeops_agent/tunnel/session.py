@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from pipeops_agent.scheduling import DeadlineExceeded, Tasks, bounded
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.tunnel.carrier import CarrierLost, ClientCarrier, client_factory
+from pipeops_agent.tunnel.denials import Source
 from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
 from pipeops_agent.tunnel.forwarding import Dialer, Forwarder
 from pipeops_agent.tunnel.keepalive import Keepalive
@@ -83,6 +85,7 @@ class ChiselSession:
         self._closing: str | None = None
         self._waiters: list[Deferred[str]] = []
         self._opened_at: float = self._clock.seconds()
+        self._confirmed_at: float = self._opened_at
         self._connection = ConnectionLayer(
             self, window=settings.window_size, max_channels=settings.max_channels
         )
@@ -104,8 +107,16 @@ class ChiselSession:
         return self._remotes
 
     @property
+    def server(self) -> TunnelServer:
+        return self._server
+
+    @property
     def rtt(self) -> float | None:
         return self._pings.rtt
+
+    @property
+    def confirmed(self) -> float:
+        return self._confirmed_at
 
     def last_activity(self) -> float:
         times = (self._traffic.forward(remote.forward).last_byte for remote in self._remotes)
@@ -228,6 +239,7 @@ class ChiselSession:
             with suppress(RequestRefused):  # an answer is an answer: servers may not know pings
                 await self._in_time("ping", waiting, "the answer to the first ping")
             self._pings.rtt = self._clock.seconds() - began
+            self._confirm()
 
     def _carrier_cut(self) -> None:
         """Leave nothing behind of an attempt that failed."""
@@ -255,8 +267,15 @@ class ChiselSession:
         """A refusal is an answer too; the end of the connection is none, and told elsewhere."""
         if isinstance(result, bytes) or result.check(RequestRefused):
             self._pings.answered()
+            self._confirm()
             self._count_bytes()
             self._on_ping()
+
+    def _confirm(self) -> None:
+        """The server has just proved to be there, and with it the ports that it listens on for us."""
+        self._confirmed_at = now = self._clock.seconds()
+        for remote in self._remotes:
+            self._traffic.forward(remote.forward).confirmed = now
 
     def _carrier_dead(self, sentence: str) -> None:
         self._carrier.fail(sentence)
@@ -342,6 +361,7 @@ class SessionOpener:
         self._tls = tls
         self._version = version
         self._report = report
+        self._sessions = count(1)
 
     async def __call__(
         self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace
@@ -361,6 +381,7 @@ class SessionOpener:
             dial_timeout=settings.dial_timeout,
             max_connections=settings.max_channels,
             report=self._report,
+            source=Source(server.address.url, next(self._sessions)),
         )
         session = ChiselSession(
             self._reactor,

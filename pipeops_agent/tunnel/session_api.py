@@ -21,6 +21,14 @@ class Session(Protocol):
         """What it carries."""
 
     @property
+    def server(self) -> TunnelServer:
+        """Where it leads."""
+
+    @property
+    def confirmed(self) -> float:
+        """The clock's seconds when the server last proved to be there: its configuration, or a ping."""
+
+    @property
     def rtt(self) -> float | None:
         """The round trip of the last ping, in seconds."""
 

@@ -35,7 +35,8 @@ class Rig:
 
     def __init__(self, reconnect: ReconnectSettings | None = None, **tunnel: Any) -> None:
         self.clock = Clock()
-        self.board = StatusBoard(EventHub(self.wall), self.wall)
+        self.hub = EventHub(self.wall)
+        self.board = StatusBoard(self.hub, self.wall)
         self.opener = ScriptedOpener(self.clock)
         self.counters = TrafficCounters()
         self.settings = TunnelSettings(**{"forwards": FORWARDS, **tunnel})

@@ -21,6 +21,7 @@ class ScriptedSession:
     """
     A session that does what the test says.
 
+    @ivar silent_since: when it answered its last ping; None: it answers.
     @ivar slow: closing it ends when the test says L{finish}.
     @ivar delay: closing it takes so many seconds.
     """
@@ -30,6 +31,7 @@ class ScriptedSession:
         self.server = server
         self._remotes = remotes
         self._rtt: float | None = 0.02
+        self.silent_since: float | None = None
         self._active = clock.seconds()
         self._ended: str | None = None
         self._waiters: list[Deferred[str]] = []
@@ -44,6 +46,10 @@ class ScriptedSession:
     @property
     def rtt(self) -> float | None:
         return self._rtt
+
+    @property
+    def confirmed(self) -> float:
+        return self._clock.seconds() if self.silent_since is None else self.silent_since
 
     @property
     def alive(self) -> bool:

@@ -189,7 +189,7 @@ class RefusedTests(ManagerCase):
         main = rig.answer().accept()
         self.assertEqual(rig.state, "connected")
         self.assertEqual(rig.forwards, {"a": "listening", "b": "refused", "c": "listening"})
-        self.assertEqual(rig.tunnel.forwards[1].message, "cannot listen on 8001")
+        self.assertIn("port 8001 for b: cannot listen on 8001 (held by", rig.tunnel.forwards[1].message)
         rig.clock.advance(FIRST_WAIT)
         self.assertEqual(rig.answer().ports, [8001])
         rig.answer().refuse(8001)

@@ -381,7 +381,7 @@ class Life(SessionCase):
         began = rig.reactor.seconds()
         rig.advance(60)
         self.assertEqual(session.last_activity(), began)
-        rig.traffic.forward("web").last_byte = 45.0
+        rig.traffic.forward("web")._over.last_in = 45.0
         self.assertEqual(session.last_activity(), 45.0)
 
     def test_counters(self) -> None:

@@ -83,6 +83,11 @@ class Channel:
         self._eof_wanted = self._eof_sent = self._eof_received = False
         self._close_wanted = self._close_sent = self._over = False
 
+    @property
+    def send_window(self) -> int:
+        """How many bytes more the peer takes."""
+        return self._send_window
+
     # -- out
 
     def write(self, data: bytes) -> None:
