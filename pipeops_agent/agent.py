@@ -21,6 +21,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
+from pipeops_agent.canary import Canaries
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.events import EventHub
 from pipeops_agent.facts import Facts, collect_facts, host_sources
@@ -38,6 +39,7 @@ from pipeops_agent.sources import Host, state_store, token_source
 from pipeops_agent.state import Conflict, StateStore, Stored, Unavailable
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import LiveToken
+from pipeops_agent.web.canary import canary_route
 from pipeops_agent.web.listener import Listener
 from pipeops_agent.web.site import build_site
 
@@ -90,6 +92,7 @@ class Agent(MultiService):
         self.hub = EventHub(host.wall)
         self.board = board = StatusBoard(self.hub, host.wall, clean=log.redactor.clean)
         self.metrics = Metrics(board, host.wall, build_info())
+        canaries = Canaries()
         self._common = Common(
             reactor=reactor,
             wall=host.wall,
@@ -97,6 +100,7 @@ class Agent(MultiService):
             checks=standard_checks(),
             metrics=self.metrics,
             tokens=self._tokens,
+            canaries=canaries,
             settings=lambda: self._settings,
             learn=self._learn,
             end=self._fail,
@@ -110,6 +114,7 @@ class Agent(MultiService):
             host.wall,
             tokens=self._tokens,
             build=build_info(),
+            more=[canary_route(canaries.answer)],
         )
         self.http = Listener(reactor, site, settings.server)
 

@@ -11,12 +11,12 @@ What is not known is left out, never invented: a family without a series still h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -27,8 +27,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.build import BuildInfo
 from pipeops_agent.clock import WallClock
+from pipeops_agent.metric_families import counter, gauge, one_of
 from pipeops_agent.scheduling import PeriodicService
-from pipeops_agent.status import PHASES, TUNNEL_STATES, AgentStatus, ForwardState, StatusBoard, TunnelTraffic
+from pipeops_agent.status import PHASES, AgentStatus, StatusBoard
+from pipeops_agent.tunnel_metrics import tunnel_metrics
 
 # The time since when a counter counts doubles the number of series and is of no use to anybody here.
 disable_created_metrics()
@@ -175,14 +177,13 @@ class _BoardCollector(Collector):
         yield from self._agent(status)
         yield from self._from_sources()
         yield from _control_plane(status)
-        yield from _tunnel(status, traffic)
-        yield from _forwards(status, traffic)
+        yield from tunnel_metrics(status, traffic, self._board.channels())
 
     def _agent(self, status: AgentStatus) -> Iterator[Metric]:
-        yield _one_of(
+        yield one_of(
             "pipeops_agent_status", "What the agent is doing: 1 for its phase.", PHASES, status.phase
         )
-        yield _gauge(
+        yield gauge(
             "pipeops_agent_uptime_seconds",
             "Seconds since the agent started.",
             max(0.0, (self._wall() - status.started).total_seconds()),
@@ -196,21 +197,21 @@ class _BoardCollector(Collector):
 
     def _from_sources(self) -> Iterator[Metric]:
         connections = self._sources.connections
-        yield _gauge(
+        yield gauge(
             "pipeops_websocket_connections",
             "WebSocket connections that are open.",
             connections["websocket"](),
         )
-        yield _gauge("pipeops_sse_connections", "Event streams that are open.", connections["sse"]())
+        yield gauge("pipeops_sse_connections", "Event streams that are open.", connections["sse"]())
         cluster = self._sources.cluster()
         # Gauges all the same, under the names that the specification fixes.
-        yield _gauge(
+        yield gauge(
             "pipeops_cluster_nodes_total", "Nodes in the cluster.", None if cluster is None else cluster.nodes
         )
-        yield _gauge(
+        yield gauge(
             "pipeops_cluster_pods_total", "Pods in the cluster.", None if cluster is None else cluster.pods
         )
-        yield _gauge(
+        yield gauge(
             "pipeops_reactor_lag_seconds",
             "How late the event loop called its timers, at worst, within the last minute.",
             None if self._sources.lag is None else self._sources.lag(),
@@ -219,92 +220,21 @@ class _BoardCollector(Collector):
 
 def _control_plane(status: AgentStatus) -> Iterator[Metric]:
     heartbeat = status.heartbeat
-    yield _counter(
+    yield counter(
         "pipeops_registration_attempts",
         "Attempts to register with the control plane.",
         status.registration.attempts,
     )
-    yield _gauge(
+    yield gauge(
         "pipeops_heartbeat_last_success_timestamp_seconds",
         "When the last heartbeat got through, in Unix time.",
         None if heartbeat.last_success is None else heartbeat.last_success.timestamp(),
     )
-    yield _gauge(
+    yield gauge(
         "pipeops_heartbeat_consecutive_failures", "Heartbeats that failed in a row.", heartbeat.failures
     )
-    yield _gauge(
+    yield gauge(
         "pipeops_clock_skew_seconds",
         "Seconds by which the control plane's clock is ahead of this one.",
         status.clock_skew,
     )
-
-
-def _tunnel(status: AgentStatus, traffic: TunnelTraffic) -> Iterator[Metric]:
-    yield _one_of("pipeops_tunnel_state", "The tunnel's state: 1 for it.", TUNNEL_STATES, status.tunnel.state)
-    yield _gauge(
-        "pipeops_tunnel_round_trip_seconds", "How long the last ping took to be answered.", status.tunnel.rtt
-    )
-    yield _counter("pipeops_tunnel_connects", "Times that the tunnel was connected.", traffic.connects)
-    yield _counter(
-        "pipeops_tunnel_refused_channels",
-        "Channels refused because their target is no configured forward.",
-        traffic.refused_channels,
-    )
-    carrier = CounterMetricFamily(
-        "pipeops_tunnel_carrier_bytes",
-        "Bytes on the tunnel's connection, as sent: in is from the server.",
-        labels=("direction",),
-    )
-    carrier.add_metric(["in"], traffic.carrier_bytes_in)
-    carrier.add_metric(["out"], traffic.carrier_bytes_out)
-    yield carrier
-
-
-def _forwards(status: AgentStatus, traffic: TunnelTraffic) -> Iterator[Metric]:
-    state = GaugeMetricFamily(
-        "pipeops_tunnel_forward_state", "The forward's state: 1 for it.", labels=("forward", "state")
-    )
-    for forward in status.tunnel.forwards:
-        for name in get_args(ForwardState):
-            state.add_metric([forward.name, name], float(forward.state == name))
-    yield state
-    open_channels = GaugeMetricFamily(
-        "pipeops_tunnel_forward_open_channels", "Channels that are open.", labels=("forward",)
-    )
-    channels = CounterMetricFamily(
-        "pipeops_tunnel_forward_channels", "Channels opened so far.", labels=("forward",)
-    )
-    dials = CounterMetricFamily(
-        "pipeops_tunnel_forward_failed_dials",
-        "Times that the local target was not reached.",
-        labels=("forward",),
-    )
-    carried = CounterMetricFamily(
-        "pipeops_tunnel_forward_bytes",
-        "Bytes carried: in is from the control plane to the local target.",
-        labels=("forward", "direction"),
-    )
-    for name, counts in traffic.forwards.items():
-        open_channels.add_metric([name], counts.open_channels)
-        channels.add_metric([name], counts.total_channels)
-        dials.add_metric([name], counts.failed_dials)
-        carried.add_metric([name, "in"], counts.bytes_in)
-        carried.add_metric([name, "out"], counts.bytes_out)
-    yield from (open_channels, channels, dials, carried)
-
-
-def _gauge(name: str, documentation: str, value: float | None) -> Metric:
-    """A gauge of one series; without a value, the family alone."""
-    return GaugeMetricFamily(name, documentation, value=value)
-
-
-def _counter(name: str, documentation: str, value: float) -> Metric:
-    return CounterMetricFamily(name, documentation, value=value)
-
-
-def _one_of(name: str, documentation: str, states: Iterable[str], present: str) -> Metric:
-    """One series per state: 1 for the present one, also where it is none of those listed."""
-    family = GaugeMetricFamily(name, documentation, labels=("state",))
-    for state in dict.fromkeys((*states, present)):
-        family.add_metric([state], float(state == present))
-    return family

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
+from pipeops_agent.canary import MAX_ANSWER, Canaries, CanaryService
 from pipeops_agent.clock import WallClock
 from pipeops_agent.controlplane import (
     ControlPlaneClient,
@@ -52,7 +53,7 @@ from pipeops_agent.tunnel import masking
 from pipeops_agent.tunnel.forwarding import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
 from pipeops_agent.tunnel.session import SessionOpener
-from pipeops_agent.tunnel.traffic import TrafficCounters
+from pipeops_agent.tunnel.traffic import ForwardCounters, TrafficCounters
 
 _log = Logger(namespace="agent")
 
@@ -72,6 +73,7 @@ class Common:
 
     @ivar reactor: everything that a reactor can do; each room takes what it needs of it.
     @ivar settings: those that hold now; asked each time.
+    @ivar canaries: the canaries that are out, of which the agent's own site knows.
     @ivar learn: lets the log mask a secret from now on.
     @ivar end: told of the error that ends the agent.
     """
@@ -82,6 +84,7 @@ class Common:
     checks: Registry[HealthCheck]
     metrics: Metrics
     tokens: TokenSource
+    canaries: Canaries
     settings: Callable[[], Settings]
     learn: Callable[[Secret], None]
     end: Callable[[FatalError], None]
@@ -170,9 +173,13 @@ class Parts:
         if not masking.IS_NATIVE:
             _log.warn("this installation of Autobahn masks frames without native code: tunnels are slower")
         counters = TrafficCounters()
+        connector = Connector(
+            common.reactor, connect_timeout=settings.tunnel.connect_timeout, resolver=resolver
+        )
+        self._canary = self._make_canary(settings, connector, counters)
         opener = SessionOpener(
             common.reactor,
-            Connector(common.reactor, connect_timeout=settings.tunnel.connect_timeout, resolver=resolver),
+            connector,
             Dialer(common.reactor, resolver),
             counters,
             settings=lambda: common.settings().tunnel,
@@ -192,6 +199,21 @@ class Parts:
             on_fatal=common.end,
         )
 
+    def _make_canary(
+        self, settings: Settings, connector: Connector, counters: TrafficCounters
+    ) -> CanaryService:
+        common, canary = self._common, settings.tunnel.canary
+        return CanaryService(
+            common.clock,
+            connector.agent(client_tls(settings.pipeops.tls), max_answer=MAX_ANSWER),
+            canary,
+            canaries=common.canaries,
+            board=common.board,
+            wall=common.wall,
+            counters=counters.forward(canary.forward) if canary.enabled else ForwardCounters(),
+            version=build_info().version,
+        )
+
     # -- start, change, end
 
     async def register(self) -> None:
@@ -208,6 +230,8 @@ class Parts:
         }
         if self._common.settings().tunnel.enabled:
             services["poll"] = self.poll
+            if self._common.settings().tunnel.canary.enabled:
+                services["canary"] = self._canary
         for name, service in services.items():
             service.setName(name)
             service.setServiceParent(agent)
@@ -229,6 +253,7 @@ class Parts:
         Also where they have not been started.
         """
         shutdown.step("the poll", 0.2, self.poll.stopService)
+        shutdown.step("the canary", 0.1, self._canary.stopService)
         shutdown.step("the tunnel", 1.7, self.tunnel.stopService)
         shutdown.step("the token watch", 0.1, self._token_watch.stopService)
         shutdown.step("registering again", 0.1, self.registration.stopService)

@@ -19,7 +19,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.build import describe
 from pipeops_agent.events import EventHub
 from pipeops_agent.metrics import ClusterCounts, Metrics, ReactorLag
-from pipeops_agent.status import ForwardStatus, ForwardTraffic, StatusBoard, TunnelTraffic
+from pipeops_agent.status import (
+    Attempt,
+    CanaryResult,
+    DialTimes,
+    Flow,
+    FlowStatus,
+    ForwardStatus,
+    ForwardTraffic,
+    StatusBoard,
+    Step,
+    TunnelTraffic,
+)
 
 START = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 
@@ -173,7 +184,12 @@ class MetricsTests(MetricsCase):
             lambda: TunnelTraffic(
                 forwards={
                     "api": ForwardTraffic(
-                        open_channels=1, total_channels=7, bytes_in=100, bytes_out=200, failed_dials=3
+                        open_channels=1,
+                        total_channels=7,
+                        bytes_in=100,
+                        bytes_out=200,
+                        refused_channels=4,
+                        problems={"refused": 2, "timeout": 1, "limit": 4},
                     )
                 }
             )
@@ -183,9 +199,82 @@ class MetricsTests(MetricsCase):
         self.assertEqual(states[('odd "name"\n', "configured")], 1)
         self.assertEqual(self.series("pipeops_tunnel_forward_open_channels"), {("api",): 1})
         self.assertEqual(self.series("pipeops_tunnel_forward_channels_total"), {("api",): 7})
-        self.assertEqual(self.series("pipeops_tunnel_forward_failed_dials_total"), {("api",): 3})
+        self.assertEqual(
+            self.series("pipeops_tunnel_forward_failed_dials_total"),
+            {("api", "refused"): 2, ("api", "timeout"): 1},
+        )
+        self.assertEqual(self.series("pipeops_tunnel_forward_refused_channels_total"), {("api",): 4})
         self.assertEqual(
             self.series("pipeops_tunnel_forward_bytes_total"), {("in", "api"): 100, ("out", "api"): 200}
+        )
+
+    def test_proofs(self) -> None:
+        """When each forward was last confirmed, reached, and used; what is not known is left out."""
+        traffic = ForwardTraffic(
+            confirmed=START,
+            last_dial=START + timedelta(seconds=1),
+            last_out=START + timedelta(seconds=2),
+            dials=DialTimes(buckets=((0.001, 1), (0.1, 3), (float("inf"), 4)), seconds=1.5),
+        )
+        self.board.read_traffic_from(lambda: TunnelTraffic(forwards={"api": traffic}))
+        began, name = START.timestamp(), "pipeops_tunnel_forward"
+        self.assertEqual(self.series(f"{name}_confirmed_timestamp_seconds"), {("api",): began})
+        self.assertEqual(self.series(f"{name}_reached_timestamp_seconds"), {("api",): began + 1})
+        self.assertEqual(self.series(f"{name}_last_byte_timestamp_seconds"), {("out", "api"): began + 2})
+        self.assertEqual(
+            self.series(f"{name}_dial_seconds_bucket"),
+            {("api", "0.001"): 1, ("api", "0.1"): 3, ("api", "+Inf"): 4},
+        )
+        self.assertEqual(self.series(f"{name}_dial_seconds_sum"), {("api",): 1.5})
+        self.assertEqual(self.series("pipeops_tunnel_canary_attempts_total"), {})
+
+    def test_canary(self) -> None:
+        """What became of the canaries."""
+        canary = CanaryResult(last_success=START, rtt=0.25, error="lost", tried=5, failed=2)
+        self.board.read_traffic_from(
+            lambda: TunnelTraffic(forwards={"api": ForwardTraffic(canary=canary), "web": ForwardTraffic()})
+        )
+        for name, value in (
+            ("last_success_timestamp_seconds", START.timestamp()),
+            ("round_trip_seconds", 0.25),
+            ("attempts_total", 5),
+            ("failures_total", 2),
+        ):
+            self.assertEqual(self.series(f"pipeops_tunnel_canary_{name}"), {("api",): value}, name)
+
+    def test_pauses(self) -> None:
+        """Channels that wait now, and the longest of these waits."""
+        flow = Flow(paused_in=1, paused_out=2, longest_pause_in=0.5, longest_pause_out=30.0)
+        self.board.read_channels_from(lambda: FlowStatus(forwards={"api": flow}))
+        self.assertEqual(
+            self.series("pipeops_tunnel_forward_paused_channels"), {("in", "api"): 1, ("out", "api"): 2}
+        )
+        self.assertEqual(
+            self.series("pipeops_tunnel_forward_longest_pause_seconds"),
+            {("in", "api"): 0.5, ("out", "api"): 30.0},
+        )
+
+    def test_denied(self) -> None:
+        """Denied dials are one number, whatever names were asked for."""
+        denied = {f"host-{number}:1": 1 for number in range(50)}
+        self.board.read_traffic_from(lambda: TunnelTraffic(denied_channels=50, denied=denied))
+        self.assertEqual(self.series("pipeops_tunnel_denied_channels_total"), {(): 50})
+        self.assertNotIn("host-", self.text())
+
+    def test_failed_attempt(self) -> None:
+        """The steps of the last attempt that failed, not of one that succeeded or was given up after it."""
+        self.assertEqual(self.series("pipeops_tunnel_failed_attempt_timestamp_seconds"), {})
+        steps = (Step(name="dns", seconds=0.1), Step(name="tcp", seconds=3.0, error="no answer"))
+        self.board.set_tunnel(
+            attempts=(
+                Attempt(began=START, steps=steps, error="no answer", outcome="failed"),
+                Attempt(began=START, steps=steps[:1], error="given up", outcome="given up"),
+                Attempt(began=START, steps=steps[:1], outcome="connected"),
+            )
+        )
+        self.assertEqual(
+            self.series("pipeops_tunnel_failed_attempt_step_seconds"),
+            {("false", "dns"): 0.1, ("true", "tcp"): 3.0},
         )
 
     def test_build(self) -> None:

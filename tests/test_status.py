@@ -12,6 +12,8 @@ from pipeops_agent.events import Event, EventHub
 from pipeops_agent.status import (
     PHASES,
     Attempt,
+    CanaryResult,
+    FlowStatus,
     ForwardStatus,
     ForwardTraffic,
     Phase,
@@ -19,6 +21,7 @@ from pipeops_agent.status import (
     Step,
     TunnelTraffic,
 )
+from pipeops_agent.tunnel.denials import DeniedDials
 
 
 class StatusBoardTests(SynchronousTestCase):
@@ -178,6 +181,29 @@ class StatusBoardTests(SynchronousTestCase):
         self.assertEqual([event.data["clock_skew"] for event in self.events], [0.2, 1.3, 40.0, 41.0])
         self.assertEqual(self.board.now.clock_skew, 41.0)
         self.assertEqual(set(self.names()), {("health", "clock_skew")})
+
+    def test_clean_traffic(self) -> None:
+        """Sentences and names among the counters are cleaned as well: they come from peers."""
+        board = StatusBoard(self.hub, lambda: self.time, clean=lambda text: text.replace("secret", "***"))
+        forward = ForwardTraffic(last_problem="a secret", canary=CanaryResult(error="a secret"))
+        board.read_traffic_from(
+            lambda: TunnelTraffic(forwards={"api": forward, "web": ForwardTraffic()}, denied={"secret:1": 2})
+        )
+        traffic = board.traffic()
+        self.assertNotIn("secret", str(traffic))
+        self.assertEqual((traffic.denied, traffic.forwards["web"].last_problem), ({"***:1": 2}, None))
+        board.tell_denied(
+            DeniedDials(server="wss://x/", session=1, targets={"secret:1": 2}, count=2, total=3)
+        )
+        self.assertEqual(self.names(), [("tunnel", "dial_denied")])
+        self.assertEqual(self.events[0].data["targets"], {"***:1": 2})
+        msgspec.json.encode(self.events[0])
+
+    def test_channels(self) -> None:
+        """The flow is read from its source when it is asked for; without one nothing flows."""
+        self.assertEqual(self.board.channels(), FlowStatus())
+        self.board.read_channels_from(lambda: FlowStatus(at=self.time))
+        self.assertEqual(self.board.channels().at, self.time)
 
     def test_traffic(self) -> None:
         """The counters are read from their source when they are asked for; without one they are 0."""

@@ -151,6 +151,23 @@ class BaseURL(ScalarKind[str]):
 
 @final
 @dataclass(frozen=True)
+class PortURL(ScalarKind[str]):
+    """Where a port of the tunnel server is reached: a URL with C{{host}} and C{{port}} in it."""
+
+    @property
+    def label(self) -> str:
+        return "URL, may hold {host} and {port}"
+
+    def parse(self, text: str) -> str:
+        filled = text.replace("{host}", "tunnel.example").replace("{port}", "1")
+        if "{" in filled or "}" in filled:
+            raise Unfit("placeholders allowed here: {host} and {port}")
+        BaseURL().parse(filled)
+        return text.rstrip("/")
+
+
+@final
+@dataclass(frozen=True)
 class PathTemplate(ScalarKind[str]):
     """The path of one call, with the placeholders that it may have."""
 

@@ -69,12 +69,19 @@ def _forwards_are_distinct(settings: Settings) -> Iterator[_Finding]:
         ports.setdefault(forward.remote_port, f"{path}.remote_port")
 
 
+def _canary_has_a_forward(settings: Settings) -> Iterator[_Finding]:
+    canary = settings.tunnel.canary
+    if canary.enabled and canary.forward not in {forward.name for forward in settings.tunnel.forwards}:
+        yield "tunnel.canary.forward", f"{canary.forward!r} is the name of no configured forward"
+
+
 _CHECKS: Final[tuple[tuple[tuple[str, ...], Callable[[Settings], Iterator[_Finding]]], ...]] = (
     (("pipeops.api_url", "pipeops.allow_insecure"), _api_url_is_safe),
     (("pipeops.api_url", "pipeops.tls.enabled"), _tls_is_meant),
     (("pipeops.tls.cert_file", "pipeops.tls.key_file"), _certificate_is_whole),
     (("pipeops.token", "pipeops.token_file"), _one_token),
     (("tunnel.forwards",), _forwards_are_distinct),
+    (("tunnel.canary.enabled", "tunnel.canary.forward", "tunnel.forwards"), _canary_has_a_forward),
 )
 _TOKEN_CHECK: Final = (("pipeops.token", "pipeops.token_file"), _token_is_there)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from pipeops_agent.settings.addresses import HostPort, ServerPattern, split_host_port
+from pipeops_agent.settings.addresses import HostPort, PortURL, ServerPattern, split_host_port
 from pipeops_agent.settings.containers import ListOf, Record
 from pipeops_agent.settings.kinds import About, Boolean, Choice, Duration, Integer, Name, OptionalDuration
 
@@ -46,6 +46,28 @@ DEFAULT_FORWARDS: Final = (
     Forward(name="kubelet-metrics", local_addr="localhost:10250", aliases=("kubelet",)),
     Forward(name="agent-http", local_addr="localhost:8080"),
 )
+
+
+class CanarySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The canary: the agent reaches for itself through the tunnel, from the far side."""
+
+    enabled: Annotated[
+        bool,
+        About("Send canaries; the agent has to reach the address of the allocated ports.", Boolean()),
+    ] = False
+    forward: Annotated[
+        str, About("The forward that leads to the agent's own HTTP interface.", Name(required=True))
+    ] = "agent-http"
+    url: Annotated[
+        str,
+        About(
+            "Where an allocated port is reached from outside: {host} is the tunnel server's, {port} the"
+            " allocated port.",
+            PortURL(),
+        ),
+    ] = "http://{host}:{port}"
+    interval: Annotated[float, About("The time from one canary to the next.", Duration(0.1))] = 60.0
+    timeout: Annotated[float, About("How long its answer may take.", Duration())] = 10.0
 
 
 class TunnelSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,3 +148,4 @@ class TunnelSettings(msgspec.Struct, frozen=True, kw_only=True):
         About("New keys are agreed after so much traffic.", Integer(65_536, 2**36, "bytes")),
     ] = 1_073_741_824
     rekey_interval: Annotated[float, About("New keys are agreed after so long.", Duration(1))] = 3600.0
+    canary: CanarySettings = CanarySettings()

@@ -91,9 +91,8 @@ class ForwardFactory(Factory):
         self._relays: set[Relay] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Relay:
-        heads = self.counters.canary_heads
-        if heads:
-            return WatchedRelay(self._clock, ChannelTally(), self._ended, heads)
+        if self.counters.canary_heads:
+            return WatchedRelay(self._clock, ChannelTally(), self._ended, self.counters)
         return Relay(self._clock, ChannelTally(), self._ended)
 
     def __len__(self) -> int:

@@ -157,7 +157,7 @@ class ForwardCounters:
     @ivar problems: how many channels came to nothing, by kind (L{DIAL_PROBLEMS}).
     @ivar last_problem: why the last of them did; C{last_problem_at}: when.
     @ivar canary: what became of the last canary; None: there was none.
-    @ivar canary_heads: how the requests of its last few canaries begin; empty: none is awaited.
+    @ivar canary_heads: how the requests of its last few canaries begin that have not come yet.
     """
 
     def __init__(self) -> None:
@@ -202,6 +202,12 @@ class ForwardCounters:
         """A channel came to nothing, for a reason of L{DIAL_PROBLEMS}."""
         self.problems[kind] = self.problems.get(kind, 0) + 1
         self.last_problem, self.last_problem_at = sentence, now
+
+    def claim_canary(self, head: bytes) -> bool:
+        """A channel begins with C{head}; return whether it is the canary: the first that does."""
+        first = head in self.canary_heads
+        self.canary_heads = tuple(each for each in self.canary_heads if each != head)
+        return first
 
     # -- what there is
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.tunnel.relay import Relay
-from pipeops_agent.tunnel.traffic import ChannelTally
+from pipeops_agent.tunnel.traffic import ChannelTally, ForwardCounters
+
+MAX_CANARY: Final = 16 * 1024
+"""Bytes, both ways, that a canary's channel may carry; with more it is anybody's, from its first byte on."""
 
 
 class WatchedRelay(Relay):
@@ -15,9 +19,10 @@ class WatchedRelay(Relay):
     Compares the first bytes from the far side with the beginnings of the canaries' requests.
 
     As long as they may still become one, they count as bytes, but not as activity; the first that differs,
-    or one from the local target before that, makes it anybody's channel, for good.
+    or one from the local target before that, makes it anybody's channel, for good. Each canary has one
+    channel: who has seen its request pass can't hide behind it, in a second one or for long in the first.
 
-    @param heads: how the requests begin that are awaited; not empty.
+    @param counters: know how the requests begin that are awaited.
     """
 
     def __init__(
@@ -25,10 +30,11 @@ class WatchedRelay(Relay):
         clock: IReactorTime,
         tally: ChannelTally,
         ended: Callable[[Relay], None],
-        heads: tuple[bytes, ...],
+        counters: ForwardCounters,
     ) -> None:
         super().__init__(clock, tally, ended)
-        self._heads = heads
+        self._counters = counters
+        self._heads = counters.canary_heads
         self._begun = b""
 
     def data_received(self, data: bytes) -> None:
@@ -36,18 +42,26 @@ class WatchedRelay(Relay):
         super().data_received(data)
         if undecided:
             self.tally.last_in = None
+        self._bound()
 
     def dataReceived(self, data: bytes) -> None:
         self._heads = ()
         super().dataReceived(data)
+        self._bound()
 
     def _look(self, data: bytes) -> bool:
         """Compare what has come so far; return whether it is still open what it is."""
         longest = max(map(len, self._heads))
         self._begun += data[: longest - len(self._begun)]
-        if any(self._begun.startswith(head) for head in self._heads):
-            self.tally.canary = True
-            self._heads = ()
-        else:
+        head = next((head for head in self._heads if self._begun.startswith(head)), None)
+        if head is None:
             self._heads = tuple(head for head in self._heads if head.startswith(self._begun))
+        else:
+            self._heads = ()
+            self.tally.canary = self._counters.claim_canary(head)
         return bool(self._heads)
+
+    def _bound(self) -> None:
+        tally = self.tally
+        if tally.canary and tally.bytes_in + tally.bytes_out > MAX_CANARY:
+            tally.canary = False

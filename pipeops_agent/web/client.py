@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -16,11 +17,14 @@ from twisted.web.iweb import IResponse
 
 from pipeops_agent.log.render import printable
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
+from pipeops_agent.web.tunnel_summary import tunnel_summary
 
 TIMEOUT: Final = 5.0
 """Seconds for all questions together."""
 MAX_ANSWER: Final = 64 * 1024
 """Bytes of one answer."""
+MAX_METRICS: Final = 4 * 1024 * 1024
+"""Bytes of the metrics: some thirty lines for each forward."""
 
 _WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (replaced, not bound)
 
@@ -30,6 +34,7 @@ T = TypeVar("T")
 class _Health(msgspec.Struct):
     status: str
     version: str
+    timestamp: datetime
 
 
 class _Version(msgspec.Struct):
@@ -86,6 +91,7 @@ async def _ask(reactor: Any, place: str) -> tuple[str, bool]:
     health_code, health = await _get(agent, place, "/health", _Health)
     _, version = await _get(agent, place, "/version", _Version)
     ready_code, ready = await _get(agent, place, "/ready", _Ready)
+    tunnel = await _tunnel(agent, place, health.timestamp.timestamp())
     lines = [
         printable(version.full_version),
         f"{place}: {printable(health.status)}, {printable(ready.status)}",
@@ -95,29 +101,51 @@ async def _ask(reactor: Any, place: str) -> tuple[str, bool]:
         f"  {printable(name):<{width}}  {'ok' if check.ok else 'FAILED'}"
         for name, check in ready.checks.items()
     )
+    lines += tunnel
     well = health_code == ready_code == 200
     if not well:
         lines.append("the agent's log says why")
     return "\n".join(lines), well
 
 
+async def _tunnel(agent: Agent, place: str, now: float) -> list[str]:
+    """
+    The tunnel, in lines; empty where the metrics are not for everybody.
+
+    @raise _NotAnAgent: the answer is no HTTP, or too long.
+    """
+    code, body = await _ask_for(agent, place, "/metrics", MAX_METRICS)
+    if code != 200:
+        return []
+    try:
+        return tunnel_summary(body.decode(), now)
+    except (ValueError, KeyError, IndexError):
+        return ["tunnel: /metrics answers with something else than metrics"]
+
+
 async def _get(agent: Agent, place: str, path: str, kind: type[T]) -> tuple[int, T]:
     """@raise _NotAnAgent: the answer is not what an agent answers."""
+    code, body = await _ask_for(agent, place, path, MAX_ANSWER)
+    try:
+        return code, msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as problem:
+        raise _NotAnAgent(f"{path} answers {code} with something else") from problem
+
+
+async def _ask_for(agent: Agent, place: str, path: str, most: int) -> tuple[int, bytes]:
+    """Status and body, of at most so many bytes; @raise _NotAnAgent: that is no HTTP."""
     try:
         response: IResponse = await agent.request(b"GET", f"http://{place}{path}".encode())
-        body = await _read(response)
-        return int(response.code), msgspec.json.decode(body, type=kind)
+        return int(response.code), await _read(response, most)
     except (CancelledError, error.ConnectError, _NotAnAgent):
         raise
-    except msgspec.DecodeError as problem:
-        raise _NotAnAgent(f"{path} answers {int(response.code)} with something else") from problem
     except Exception as problem:
         raise _NotAnAgent(f"{path} is not answered in HTTP ({type(problem).__name__})") from problem
 
 
-def _read(response: IResponse) -> Deferred[bytes]:
+def _read(response: IResponse, most: int) -> Deferred[bytes]:
     """The body, to its end."""
-    reader = _BodyReader()
+    reader = _BodyReader(most)
     response.deliverBody(reader)
     return reader.whole
 
@@ -125,17 +153,18 @@ def _read(response: IResponse) -> Deferred[bytes]:
 class _BodyReader(Protocol):
     """Collects a body of bounded length."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
         self._parts: list[bytes] = []
         self._length = 0
 
     def dataReceived(self, data: bytes) -> None:
         self._length += len(data)
-        if self._length <= MAX_ANSWER:
+        if self._length <= self._most:
             self._parts.append(data)
         elif not self.whole.called:
-            self.whole.errback(_NotAnAgent(f"its answer is longer than {MAX_ANSWER} bytes"))
+            self.whole.errback(_NotAnAgent(f"its answer is longer than {self._most} bytes"))
             self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -29,6 +29,15 @@ class RuleTests(SettingsCase):
             ],
         )
 
+    def test_canary(self) -> None:
+        """A canary needs the forward that it is sent through; one that is switched off needs none."""
+        text = "tunnel: {canary: {enabled: %s}, forwards: [{name: a, local_addr: 'h:1'}]}"
+        self.assertEqual(
+            self.problems(text % "true"),
+            ["tunnel.canary.forward: 'agent-http' is the name of no configured forward"],
+        )
+        self.assertFalse(self.settings(text % "false").tunnel.canary.enabled)
+
     def test_a_broken_token_is_not_a_missing_one(self) -> None:
         """Rules between settings are not asked about settings that have a problem already."""
         self.assertEqual(len(self.problems(environ={"PIPEOPS_TOKEN": "a b"})), 1)

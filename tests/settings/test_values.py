@@ -222,6 +222,17 @@ class AddressTests(SettingsCase):
             self.assertTrue(lines[0].startswith("pipeops.api_url: "), lines)
             self.assertTrue(lines[0].endswith("(option --api-url)"), lines)
 
+    def test_port_url(self) -> None:
+        """Where ports are reached: a URL with two placeholders, and no others."""
+        for text in ("http://{host}:{port}", "https://{port}.ports.example", "https://gate.example/p/{port}"):
+            settings = self.settings(f"tunnel: {{canary: {{url: '{text}/'}}}}")
+            self.assertEqual(settings.tunnel.canary.url, text)
+        for bad in ("http://{host}:{port}:1", "{host}", "http://{server}", "http://{host", "http://{host.x}",
+                    "http://me@{host}", "http://{host}/?{port}"):  # fmt: skip
+            lines = self.problems(f"tunnel: {{canary: {{url: '{bad}'}}}}")
+            self.assertEqual(len(lines), 1, bad)
+            self.assertTrue(lines[0].startswith("tunnel.canary.url: "), lines)
+
     def test_url_with_secrets(self) -> None:
         """A user, a password or a query is refused and not repeated."""
         for bad in (f"https://u:{TOKEN}@a", f"https://{TOKEN}@a", f"https://a?t={TOKEN}", f"https://a/#{TOKEN}",

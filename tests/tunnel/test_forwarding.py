@@ -23,6 +23,7 @@ from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import OpenRefused
 from pipeops_agent.tunnel.traffic import TrafficCounters
+from pipeops_agent.tunnel.watched import MAX_CANARY
 from tests.tunnel.ssh.pair import Handler, Pair
 
 WINDOW = 64 * 1024
@@ -406,10 +407,9 @@ class Watching(Forwarding):
         """A channel that begins as a canary's request counts for nothing, in whatever pieces that comes."""
         self.expect()
         counters = self.traffic.forward("kubelet")
-        for pieces in (
-            [self.HEAD + b"HTTP/1.1\r\n\r\n"],
-            [bytes([byte]) for byte in self.HEAD + b"HTTP/1.1"],
-        ):
+        request = self.HEAD + b"HTTP/1.1\r\n\r\n"
+        for pieces in ([request], [bytes([byte]) for byte in request]):
+            self.expect()
             channel, handler, socket = self.joined()
             for piece in pieces:
                 channel.write(piece)
@@ -441,6 +441,27 @@ class Watching(Forwarding):
             self.pair.pump()
             self.assertFalse(socket.protocol.tally.canary)
             self.assertEqual(socket.protocol.tally.bytes_in, len(b"".join(pieces) + self.HEAD))
+
+    def test_one_channel_for_each(self) -> None:
+        """Who has seen a canary's request pass can't hide a second channel behind it."""
+        self.expect()
+        channels = [self.joined() for _ in range(2)]
+        for channel, _, _ in channels:
+            channel.write(self.HEAD)
+            self.pair.pump()
+        self.assertEqual([socket.protocol.tally.canary for _, _, socket in channels], [True, False])
+        self.assertEqual(self.traffic.forward("kubelet").bytes_in, len(self.HEAD))
+
+    def test_more_than_a_canary(self) -> None:
+        """Nor much in the first: a channel that carries more than a canary is activity."""
+        self.expect()
+        counters = self.traffic.forward("kubelet")
+        channel, _, socket = self.joined()
+        channel.write(self.HEAD + b"x" * (MAX_CANARY - len(self.HEAD)))
+        self.pair.pump()
+        self.assertIsNone(counters.last_byte)
+        socket.protocol.dataReceived(b"x")
+        self.assertEqual((counters.last_byte, counters.bytes_in), (self.reactor.seconds(), MAX_CANARY))
 
     def test_target_that_speaks_first(self) -> None:
         """A canary's target waits for the request: where it speaks first, this is anybody's channel."""

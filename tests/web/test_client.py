@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import NoRouteError
@@ -12,12 +14,20 @@ from twisted.test.iosim import ConnectionCompleter
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.build import describe
-from pipeops_agent.clock import utc_now
+from pipeops_agent.clock import WallClock, utc_now
 from pipeops_agent.events import EventHub
 from pipeops_agent.health import standard_checks
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.secrets import Secret
-from pipeops_agent.status import StatusBoard
+from pipeops_agent.status import (
+    Attempt,
+    CanaryResult,
+    ForwardStatus,
+    ForwardTraffic,
+    StatusBoard,
+    Step,
+    TunnelTraffic,
+)
 from pipeops_agent.tokens import SettingsToken
 from pipeops_agent.web.client import MAX_ANSWER, fetch_status
 from pipeops_agent.web.site import build_site
@@ -47,15 +57,15 @@ class StatusCase(SynchronousTestCase):
         self.completer = ConnectionCompleter(self.reactor)
         self.board = StatusBoard(EventHub(utc_now), utc_now)
 
-    def serve_agent(self) -> None:
+    def serve_agent(self, wall: WallClock = utc_now) -> None:
         build = describe("1.2.3", None)
         site = build_site(
             self.reactor,
             self.board,
             standard_checks(),
-            Metrics(self.board, utc_now, build),
+            Metrics(self.board, wall, build),
             Limits(),
-            utc_now,
+            wall,
             tokens=SettingsToken(Secret(TOKEN)),
             build=build,
         )
@@ -100,8 +110,60 @@ class AgentTests(StatusCase):
                 "  registration  ok",
                 "  heartbeat     ok",
                 "  kubernetes    ok",
+                "tunnel: disabled",
             ],
         )
+
+    def test_tunnel(self) -> None:
+        """The tunnel: each forward's state and proof, denied dials, the last failed attempt's steps."""
+        now = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
+        self.board.set_tunnel(
+            state="connected",
+            forwards=(
+                ForwardStatus(name="api", local_addr="h:1", state="proven", remote_port=8000),
+                ForwardStatus(name="kubelet", local_addr="h:2", state="stale", remote_port=8001),
+                ForwardStatus(name="web", local_addr="h:3"),
+            ),
+            attempts=(
+                Attempt(
+                    began=now - timedelta(minutes=5),
+                    steps=(
+                        Step(name="dns", seconds=0.0123),
+                        Step(name="tcp", seconds=3.0, error="no answer"),
+                    ),
+                    outcome="failed",
+                ),
+            ),
+        )
+        proven = ForwardTraffic(
+            open_channels=2,
+            confirmed=now - timedelta(seconds=3),
+            last_dial=now - timedelta(hours=1),
+            canary=CanaryResult(last_success=now - timedelta(seconds=30), tried=9, failed=1),
+        )
+        stale = ForwardTraffic(problems={"refused": 11, "timeout": 1})
+        self.board.read_traffic_from(
+            lambda: TunnelTraffic(
+                forwards={"api": proven, "kubelet": stale, "web": ForwardTraffic()}, denied_channels=7
+            )
+        )
+        self.serve_agent(lambda: now)
+        text, _ = self.result()
+        tunnel = text.partition("tunnel: ")[2]
+        self.assertEqual(
+            tunnel.splitlines()[:-1],
+            [
+                "connected",
+                "  api      proven: port 8000, server heard 3s ago, target reached 1h ago, 2 open,"
+                " canary back 30s ago, 1 lost",
+                "  kubelet  stale: port 8001, target never reached, 0 open,"
+                " failed dials: refused 11 timeout 1",
+                "  web      configured: no port, target never reached, 0 open",
+                "denied dials to what is no forward: 7",
+                "last failed attempt to connect, 5m ago: dns 0.012 s, tcp 3.000 s FAILED",
+            ],
+        )
+        self.assertNotIn("no answer", text)  # sentences are for who shows a token
 
     def test_not_ready(self) -> None:
         """An agent that is not: which check fails, where to look, and no success."""
@@ -220,7 +282,10 @@ class TroubleTests(StatusCase):
 
     def test_control_characters(self) -> None:
         """What another program answers can't steer the terminal."""
-        body = b'{"status": "a\\u001b[2Jb", "version": "1", "full_version": "c\\nd\\u202e"}'
+        body = (
+            b'{"status": "a\\u001b[2Jb", "version": "1", "timestamp": "2024-01-15T10:30:00Z",'
+            b' "full_version": "c\\nd\\u202e"}'
+        )
         self.serve(saying(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)))
         text, _ = self.result()
         self.assertIn("a\\x1b[2Jb", text)
