@@ -27,10 +27,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from pipeops_agent.clock import WallClock
+from pipeops_agent.figures import CanaryResult
 from pipeops_agent.net import explain
 from pipeops_agent.scheduling import DeadlineExceeded, PeriodicService, bounded
 from pipeops_agent.settings.model_tunnel import CanarySettings
-from pipeops_agent.status import CanaryResult, ForwardStatus, StatusBoard
+from pipeops_agent.status import ForwardStatus, StatusBoard
 from pipeops_agent.tunnel.traffic import ForwardCounters
 
 _log = Logger(namespace="tunnel.canary")

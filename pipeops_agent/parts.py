@@ -173,7 +173,7 @@ class Parts:
         if not masking.IS_NATIVE:
             _log.warn("this installation of Autobahn masks frames without native code: tunnels are slower")
         counters = TrafficCounters()
-        connector = Connector(
+        connector = self._way_out = Connector(
             common.reactor, connect_timeout=settings.tunnel.connect_timeout, resolver=resolver
         )
         self._canary = self._make_canary(settings, connector, counters)
@@ -260,6 +260,7 @@ class Parts:
         shutdown.step("the heartbeat", 0.1, self.heartbeat.stopService)
         if self._common.board.now.registration.registered:
             shutdown.step("the last heartbeat", 1.1, self.heartbeat.send_stopping)
+        shutdown.step("the canary's connections", 0.1, self._way_out.close)
         shutdown.step("the connections to the control plane", 0.2, self._api.close)
 
     # -- what the rooms tell each other through here

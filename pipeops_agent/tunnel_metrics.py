@@ -13,16 +13,9 @@ from prometheus_client.core import (
     Metric,
 )
 
+from pipeops_agent.figures import FlowStatus, ForwardTraffic, TunnelTraffic
 from pipeops_agent.metric_families import Labelled, counter, gauge, one_of
-from pipeops_agent.status import (
-    TUNNEL_STATES,
-    AgentStatus,
-    Attempt,
-    FlowStatus,
-    ForwardState,
-    ForwardTraffic,
-    TunnelTraffic,
-)
+from pipeops_agent.status import TUNNEL_STATES, AgentStatus, Attempt, ForwardState
 
 
 def tunnel_metrics(status: AgentStatus, traffic: TunnelTraffic, flows: FlowStatus) -> Iterator[Metric]:
@@ -78,8 +71,12 @@ def _last_failure(attempts: tuple[Attempt, ...]) -> Iterator[Metric]:
         "step",
         "failed",
     )
+    seconds: dict[tuple[str, str], float] = {}
     for step in () if failed is None else failed.steps:
-        steps.add(step.seconds, step.name, "false" if step.error is None else "true")
+        labels = step.name, "false" if step.error is None else "true"
+        seconds[labels] = seconds.get(labels, 0.0) + step.seconds  # a step may have been made twice
+    for labels, total in seconds.items():
+        steps.add(total, *labels)
     yield steps.family
 
 

@@ -17,8 +17,9 @@ from zope.interface import implementer
 
 from pipeops_agent.canary import MAX_HEADS, PATH, RETRY, Canaries, CanaryService
 from pipeops_agent.events import EventHub
+from pipeops_agent.figures import CanaryResult
 from pipeops_agent.settings.model_tunnel import CanarySettings
-from pipeops_agent.status import CanaryResult, ForwardState, ForwardStatus, StatusBoard
+from pipeops_agent.status import ForwardState, ForwardStatus, StatusBoard
 from pipeops_agent.tunnel.traffic import ForwardCounters
 
 

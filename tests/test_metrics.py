@@ -18,19 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.build import describe
 from pipeops_agent.events import EventHub
+from pipeops_agent.figures import CanaryResult, DialTimes, Flow, FlowStatus, ForwardTraffic, TunnelTraffic
 from pipeops_agent.metrics import ClusterCounts, Metrics, ReactorLag
-from pipeops_agent.status import (
-    Attempt,
-    CanaryResult,
-    DialTimes,
-    Flow,
-    FlowStatus,
-    ForwardStatus,
-    ForwardTraffic,
-    StatusBoard,
-    Step,
-    TunnelTraffic,
-)
+from pipeops_agent.status import Attempt, ForwardStatus, StatusBoard, Step
 
 START = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 

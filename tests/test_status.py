@@ -9,19 +9,8 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.events import Event, EventHub
-from pipeops_agent.status import (
-    PHASES,
-    Attempt,
-    CanaryResult,
-    FlowStatus,
-    ForwardStatus,
-    ForwardTraffic,
-    Phase,
-    StatusBoard,
-    Step,
-    TunnelTraffic,
-)
-from pipeops_agent.tunnel.denials import DeniedDials
+from pipeops_agent.figures import CanaryResult, DeniedDials, FlowStatus, ForwardTraffic, TunnelTraffic
+from pipeops_agent.status import PHASES, Attempt, ForwardStatus, Phase, StatusBoard, Step
 
 
 class StatusBoardTests(SynchronousTestCase):

@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from pipeops_agent.figures import DeniedDials
+
 MAX_NAMES: Final = 64
 """Targets that are counted by name; the names come from outside. What is new after these is C{other}."""
 
@@ -39,22 +41,6 @@ class Source(msgspec.Struct, frozen=True):
 
     server: str = ""
     session: int = 0
-
-
-class DeniedDials(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What one session has asked for in vain since the last report: the event C{dial_denied}.
-
-    @ivar targets: how often, by what was asked for.
-    @ivar count: the sum of these.
-    @ivar total: of all sessions, since the agent's start.
-    """
-
-    server: str
-    session: int
-    targets: Mapping[str, int]
-    count: int
-    total: int
 
 
 class Denials:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from heapq import nlargest
 from typing import Final
 
-from pipeops_agent.status import ChannelFlow, Flow, FlowStatus
+from pipeops_agent.figures import ChannelFlow, Flow, FlowStatus
 from pipeops_agent.tunnel.traffic import ChannelTally, ForwardCounters, Rate, Tallied, TrafficCounters, moment
 
 BUSIEST: Final = 10

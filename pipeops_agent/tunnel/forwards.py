@@ -151,15 +151,20 @@ class ForwardBook:
         problem = self._dials[name]
         if problem is not None:
             return "stale", problem
-        proof = self._proof(name)
+        proof = self._proof(name, now)
         if now >= proof + self._lifetime:
             return "stale", f"its target was last heard of at {_shown(proof)}"
         return "proven", "its target was reached"
 
-    def _proof(self, name: str) -> float:
-        """When the target of C{name} last proved to be there: it was reached, or sent something."""
+    def _proof(self, name: str, now: float) -> float:
+        """
+        When the target of C{name} last proved to be there: it was reached, or sent something.
+
+        All channels are asked for their last byte only where the last dial alone is no proof any more.
+        """
         counters = self._counters.forward(name)
-        return max(counters.last_dial or 0.0, counters.last_out or 0.0)
+        dialled = counters.last_dial or 0.0
+        return dialled if now < dialled + self._lifetime else max(dialled, counters.last_out or 0.0)
 
     # What time alone does.
 
@@ -177,7 +182,7 @@ class ForwardBook:
         session, _ = self._carriers[name]
         moments = [session.confirmed + self._late]
         if self._dials.get(name, "") is None:
-            moments.append(self._proof(name) + self._lifetime)
+            moments.append(self._proof(name, now) + self._lifetime)
         return min((due for due in moments if due > now), default=_NEVER)
 
     def _look_again(self) -> None:

@@ -71,8 +71,8 @@ class ChiselSession:
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._on_ping = on_ping
-        self._server = server
-        self._remotes = remotes
+        self.server = server
+        self.remotes = remotes
         self._forwarder = forwarder
         self._traffic = traffic
         self._settings = settings
@@ -85,7 +85,7 @@ class ChiselSession:
         self._closing: str | None = None
         self._waiters: list[Deferred[str]] = []
         self._opened_at: float = self._clock.seconds()
-        self._confirmed_at: float = self._opened_at
+        self.confirmed: float = self._opened_at
         self._connection = ConnectionLayer(
             self, window=settings.window_size, max_channels=settings.max_channels
         )
@@ -103,23 +103,11 @@ class ChiselSession:
     # -- the Session interface
 
     @property
-    def remotes(self) -> tuple[Remote, ...]:
-        return self._remotes
-
-    @property
-    def server(self) -> TunnelServer:
-        return self._server
-
-    @property
     def rtt(self) -> float | None:
         return self._pings.rtt
 
-    @property
-    def confirmed(self) -> float:
-        return self._confirmed_at
-
     def last_activity(self) -> float:
-        times = (self._traffic.forward(remote.forward).last_byte for remote in self._remotes)
+        times = (self._traffic.forward(remote.forward).last_byte for remote in self.remotes)
         return max(self._opened_at, *(time or 0.0 for time in times))
 
     def when_lost(self) -> Deferred[str]:
@@ -165,7 +153,7 @@ class ChiselSession:
         self._frames.start()
 
     async def _connect(self, connector: Connector, tls: ClientTLS | None, trace: Trace) -> None:
-        address = self._server.address
+        address = self.server.address
         factory = client_factory(
             self._reactor, address.url, f"PipeOps-Agent/{self._version}", lambda: self._carrier
         )
@@ -212,7 +200,7 @@ class ChiselSession:
             raise SessionError(step, self._ended, retryable=not wrong_key)
 
     async def _login(self, trace: Trace) -> None:
-        user, password = self._server.credentials or ("", Secret(""))
+        user, password = self.server.credentials or ("", Secret(""))
         with trace.step("login"):
             login = PasswordAuthClient(user, password)
             self._transport.requestService(login)
@@ -221,7 +209,7 @@ class ChiselSession:
 
     async def _configure(self, trace: Trace) -> None:
         with trace.step("configuration"):
-            payload = config_payload(self._remotes, self._version)
+            payload = config_payload(self.remotes, self._version)
             waiting = self._connection.request(CONFIG, payload)
             try:
                 objection = await self._in_time("configuration", waiting, "the answer to the configuration")
@@ -257,7 +245,7 @@ class ChiselSession:
             timeout=self._settings.ping_timeout,
             send=send,
             heard=lambda: self._carrier.last_received,
-            dead=self._carrier_dead,
+            dead=self._carrier.fail,
         )
 
     def _send_ping(self) -> None:
@@ -273,12 +261,9 @@ class ChiselSession:
 
     def _confirm(self) -> None:
         """The server has just proved to be there, and with it the ports that it listens on for us."""
-        self._confirmed_at = now = self._clock.seconds()
-        for remote in self._remotes:
+        self.confirmed = now = self._clock.seconds()
+        for remote in self.remotes:
             self._traffic.forward(remote.forward).confirmed = now
-
-    def _carrier_dead(self, sentence: str) -> None:
-        self._carrier.fail(sentence)
 
     def _stop_pings(self) -> None:
         self._pings.stop()

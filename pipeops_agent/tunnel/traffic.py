@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from pipeops_agent.status import CanaryResult, DialTimes, ForwardTraffic, TunnelTraffic
+from pipeops_agent.figures import CanaryResult, DialTimes, ForwardTraffic, TunnelTraffic
 from pipeops_agent.tunnel.denials import Denials
 
 DIAL_PROBLEMS: Final = ("refused", "timeout", "unreachable", "name", "limit", "other")

@@ -159,7 +159,7 @@ class SessionTests(ChiselTestCase):
             with self.subTest(how=how):
                 client = self.client(**how)
                 self.assertEqual(client.steps, ["upgrade", "ssh"])
-                self.assertEqual(client.problem, "the server refused the credentials")
+                self.assertIn("the server refused the credentials", client.problem)
 
     def test_not_granted(self) -> None:
         """A port that is not this client's is refused in chisel's words, and nothing is bound."""
@@ -354,7 +354,7 @@ class FaultTests(ChiselTestCase):
     def test_wrong_password(self) -> None:
         """The right password is refused."""
         self.box.add(faults.WrongPassword(count=1))
-        self.assertEqual(self.client().problem, "the server refused the credentials")
+        self.assertIn("the server refused the credentials", self.client().problem)
         self.assertEqual(self.client().steps, ALL)
 
     def test_bind_refused(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pipeops_agent.figures import DeniedDials
 from pipeops_agent.tunnel.denials import (
     MAX_NAME,
     MAX_NAMES,
@@ -13,7 +14,6 @@ from pipeops_agent.tunnel.denials import (
     WINDOW,
     DenialReporter,
     Denials,
-    DeniedDials,
     Source,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.status import FlowStatus
+from pipeops_agent.figures import FlowStatus
 from pipeops_agent.tunnel.flows import BUSIEST, channel_flows
 from pipeops_agent.tunnel.traffic import TrafficCounters
 from tests.tunnel.test_traffic import Open

@@ -16,18 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.build import describe
 from pipeops_agent.clock import WallClock, utc_now
 from pipeops_agent.events import EventHub
+from pipeops_agent.figures import CanaryResult, ForwardTraffic, TunnelTraffic
 from pipeops_agent.health import standard_checks
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.secrets import Secret
-from pipeops_agent.status import (
-    Attempt,
-    CanaryResult,
-    ForwardStatus,
-    ForwardTraffic,
-    StatusBoard,
-    Step,
-    TunnelTraffic,
-)
+from pipeops_agent.status import Attempt, ForwardStatus, StatusBoard, Step
 from pipeops_agent.tokens import SettingsToken
 from pipeops_agent.web.client import MAX_ANSWER, fetch_status
 from pipeops_agent.web.site import build_site

@@ -27,6 +27,11 @@ USERAUTH: Final = b"ssh-userauth"
 CONNECTION: Final = b"ssh-connection"
 
 
+_REFUSED: Final = (
+    "the server refused the credentials: those that the control plane gave are not the ones that it knows"
+)
+
+
 class LoginRefused(SSHError):
     """The server does not accept these credentials."""
 
@@ -54,7 +59,7 @@ class PasswordAuthClient(Service):
         if messageNum == MSG_USERAUTH_SUCCESS:
             self._finish(None)
         elif messageNum == MSG_USERAUTH_FAILURE:
-            self._finish(LoginRefused("the server refused the credentials"))
+            self._finish(LoginRefused(_REFUSED))
         elif messageNum != MSG_USERAUTH_BANNER:
             raise PacketError(f"message {messageNum} came during login")
 
