@@ -226,8 +226,23 @@ class RefusedTests(ManagerCase):
         rig.answer().refuse(8001)
         self.assertEqual((rig.state, rig.opener.pending), ("waiting", []))
         self.assertEqual(rig.forwards, {"a": "refused", "b": "refused", "c": "configured"})
+        self.assertIn("port 8000 for a: cannot listen", rig.tunnel.message)
+        self.assertIn("; and 1 more", rig.tunnel.message)
         rig.clock.advance(FIRST_WAIT)
         self.assertEqual(rig.answer().ports, [8000, 8001])
+
+    def test_held_by_our_own_dead_session(self) -> None:
+        """Ports of a session that was lost, refused after it: the same sentence each time, one warning."""
+        rig = self.rig()
+        session = rig.connect(8000)
+        warnings = self.logged(LogLevel.warn)
+        rig.clock.advance(60)
+        session.lose()
+        for _ in range(3):
+            rig.clock.advance(30)
+            rig.answer().refuse(8000, reason="Server cannot listen on R:8000=>localhost:1")
+        self.assertIn("our own session that ended at 2023-11-14T22:14:20Z", rig.tunnel.forwards[0].message)
+        self.assertEqual(len([line for line in warnings if "cannot listen" in line]), 1)
 
     def test_nothing_named(self) -> None:
         """A refusal that names no port: one forward is tried alone, another one in the next round."""

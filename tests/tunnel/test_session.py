@@ -24,6 +24,7 @@ from pipeops_agent.tunnel.ssh.messages import (
 from pipeops_agent.tunnel.ssh.packets import Plain
 from tests.tunnel.rig import REMOTES, RIGHT, STEPS, Rig
 from tests.tunnel.ssh.pair import HOST_KEY, Handler
+from tests.tunnel.test_traffic import Open
 
 MSG_KEX_ECDH_REPLY = 31
 
@@ -381,8 +382,22 @@ class Life(SessionCase):
         began = rig.reactor.seconds()
         rig.advance(60)
         self.assertEqual(session.last_activity(), began)
-        rig.traffic.forward("web")._over.last_in = 45.0
+        channel, canary = Open(), Open(canary=True)
+        for each, last in ((channel, 45.0), (canary, 55.0)):
+            rig.traffic.forward("web").enter(each, 40.0, 0.0)
+            each.tally.last_in = last
         self.assertEqual(session.last_activity(), 45.0)
+
+    def test_confirmed(self) -> None:
+        """The server confirms its listeners with the first ping, and with each that it answers after that."""
+        rig = self.rig(ping_interval=8.0)
+        session = self.opened(rig)
+        self.assertEqual(session.confirmed, rig.reactor.seconds())
+        rig.advance(9)
+        confirmed = rig.reactor.seconds() - 1
+        self.assertEqual(session.confirmed, confirmed)
+        self.assertEqual(rig.traffic.forward("api").confirmed, confirmed)
+        self.assertEqual(rig.traffic.forward("web").confirmed, confirmed)
 
     def test_counters(self) -> None:
         """The carrier's bytes are counted, each once."""
