@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import psutil
@@ -50,7 +51,8 @@ from pipeops_agent.state import State, StateStore, Stored
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
 from pipeops_agent.tunnel import masking
-from pipeops_agent.tunnel.forwarding import Dialer
+from pipeops_agent.tunnel.connecting import connect_tcp
+from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
 from pipeops_agent.tunnel.session import SessionOpener
 from pipeops_agent.tunnel.traffic import ForwardCounters, TrafficCounters
@@ -180,7 +182,7 @@ class Parts:
         opener = SessionOpener(
             common.reactor,
             connector,
-            Dialer(common.reactor, resolver),
+            Dialer(common.reactor, resolver, partial(connect_tcp, common.reactor)),
             counters,
             settings=lambda: common.settings().tunnel,
             tls=client_tls(settings.pipeops.tls),

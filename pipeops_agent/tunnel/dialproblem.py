@@ -16,7 +16,7 @@ class DialProblem(msgspec.Struct, frozen=True):
     sentence: str
 
 
-def dial_problem(error: Exception, target: str) -> DialProblem:
+def dial_problem(error: BaseException, target: str) -> DialProblem:
     """
     What C{error} means, which came of dialling.
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 
 BUFFER: Final = 256 * 1024
 """Bytes read at once, and bytes that may wait to be written before the producer is paused."""
@@ -34,6 +36,18 @@ def write_now(transport: Any, data: bytes | bytearray) -> None:
                 return
             data = data[sent:]
     transport.write(bytes(data))
+
+
+def close_now(transport: Any) -> None:
+    """Close after what waits to be sent: now, where nothing does, else as Twisted does."""
+    if (
+        _is_tcp(transport)
+        and _is_open(transport)
+        and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
+    ):
+        transport.connectionLost(Failure(ConnectionDone()))
+    else:
+        transport.loseConnection()
 
 
 def _is_tcp(transport: Any) -> bool:

@@ -21,7 +21,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pipeops_agent.tunnel.prompt import tune, write_now
+from pipeops_agent.tunnel.prompt import close_now, tune, write_now
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.traffic import ChannelTally
 
@@ -34,8 +34,11 @@ class Relay(Protocol):
     """
     The protocol of the TCP connection, and the handler of the channel.
 
+    While it has no channel the TCP connection is not read.
+
     @param tally: what it carries is added there.
     @param ended: called once, when both sides are gone.
+    @param reached: called when the TCP connection is there; it may L{attach} the channel.
     """
 
     transport: Any
@@ -45,10 +48,12 @@ class Relay(Protocol):
         clock: IReactorTime,
         tally: ChannelTally,
         ended: Callable[[Relay], None],
+        reached: Callable[[Relay], None] | None = None,
     ) -> None:
         self._clock = clock
         self.tally = tally
         self._ended = ended
+        self._reached = reached
         self._channel: Channel | None = None
         self._held = 0
         self._full = False
@@ -62,6 +67,9 @@ class Relay(Protocol):
         tune(self.transport)
         self.transport.registerProducer(self, True)
         self._producing = True
+        reached, self._reached = self._reached, None
+        if reached is not None:
+            reached(self)
         if self._channel is None:
             self.transport.pauseProducing()
 
@@ -134,9 +142,10 @@ class Relay(Protocol):
             # A reset, not an end: the target must not take a stream that was cut for a whole one.
             self.abort()
         elif self._connected:
-            self._linger = self._clock.callLater(LINGER, self._cut)
             self._stop_producing()
-            self.transport.loseConnection()
+            close_now(self.transport)
+            if self._connected:
+                self._linger = self._clock.callLater(LINGER, self._cut)
         self._end_if_over()
 
     @property

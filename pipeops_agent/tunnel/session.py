@@ -29,8 +29,9 @@ from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.tunnel.carrier import CarrierLost, ClientCarrier, client_factory
 from pipeops_agent.tunnel.denials import Source
+from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
-from pipeops_agent.tunnel.forwarding import Dialer, Forwarder
+from pipeops_agent.tunnel.forwarding import Forwarder
 from pipeops_agent.tunnel.keepalive import Keepalive
 from pipeops_agent.tunnel.remotes import Remote, config_payload, named_ports
 from pipeops_agent.tunnel.ssh.auth import LoginRefused, PasswordAuthClient
@@ -125,7 +126,7 @@ class ChiselSession:
         return self.when_lost().addCallback(lambda _: None)
 
     async def _close(self) -> None:
-        await self._forwarder.stop()
+        self._forwarder.stop()
         self._transport.loseConnection()
         try:
             await bounded(self._clock, CLOSE_TIMEOUT, self.when_lost(), "the end of a session")
@@ -231,7 +232,7 @@ class ChiselSession:
 
     def _carrier_cut(self) -> None:
         """Leave nothing behind of an attempt that failed."""
-        self._tasks.spawn(self._forwarder.stop(), "stopping a forwarder")
+        self._forwarder.stop()
         if self._ended is None and self._carrier.transport is not None:
             self._carrier.fail("the attempt was given up")
 
@@ -305,7 +306,7 @@ class ChiselSession:
         self._stop_pings()
         self._count_bytes()
         self._ended = self._closing or str(self._error or error)
-        self._tasks.spawn(self._forwarder.stop(), "stopping a forwarder")
+        self._forwarder.stop()
         awaited, self._awaited = self._awaited, None
         if awaited is not None and not awaited.called:
             awaited.errback(error)

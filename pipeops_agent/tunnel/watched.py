@@ -31,8 +31,9 @@ class WatchedRelay(Relay):
         tally: ChannelTally,
         ended: Callable[[Relay], None],
         counters: ForwardCounters,
+        reached: Callable[[Relay], None] | None = None,
     ) -> None:
-        super().__init__(clock, tally, ended)
+        super().__init__(clock, tally, ended, reached)
         self._counters = counters
         self._heads = counters.canary_heads
         self._begun = b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,8 @@ from pipeops_agent.clock import utc_now
 from pipeops_agent.net import ClientTLS, Connector, ThreadedResolver, Trace
 from pipeops_agent.orders import TunnelServer
 from pipeops_agent.settings.model_tunnel import TunnelSettings
-from pipeops_agent.tunnel.forwarding import Dialer
+from pipeops_agent.tunnel.connecting import connect_tcp
+from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.remotes import Remote
 from pipeops_agent.tunnel.session import ChiselSession, SessionOpener
 from pipeops_agent.tunnel.traffic import TrafficCounters
@@ -45,7 +47,7 @@ class Client:
         opener = SessionOpener(
             self.reactor,
             Connector(self.reactor, connect_timeout=settings.connect_timeout, resolver=resolver),
-            Dialer(self.reactor, resolver),
+            Dialer(self.reactor, resolver, partial(connect_tcp, self.reactor)),
             self.traffic,
             settings=lambda: settings,
             tls=self.tls,

@@ -21,7 +21,7 @@ from pipeops_agent.orders import ServerAddress, TunnelServer
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.tunnel.carrier import PROTOCOL_OPTIONS, SUBPROTOCOL, CarrierLost, ServerCarrier
-from pipeops_agent.tunnel.forwarding import Dialer
+from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.remotes import Remote
 from pipeops_agent.tunnel.session import ChiselSession, SessionOpener
 from pipeops_agent.tunnel.ssh.auth import USERAUTH, PasswordAuthServer
@@ -268,7 +268,7 @@ class Rig:
         self.opener = SessionOpener(
             self.reactor,
             connector,
-            Dialer(self.reactor, self.names),
+            Dialer(self.reactor, self.names, self.reactor.connectTCP),
             self.traffic,
             settings=lambda: self.settings,
             tls=ClientTLS(),

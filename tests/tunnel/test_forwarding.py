@@ -5,18 +5,22 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import weakref
+from collections import Counter
 from typing import Any
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pipeops_agent.net.problems import LookupProblem
 from pipeops_agent.net.resolver import Address
-from pipeops_agent.tunnel.forwarding import Dialer, Forwarder
+from pipeops_agent.tunnel.dialing import Dialer
+from pipeops_agent.tunnel.forwarding import Forwarder
 from pipeops_agent.tunnel.relay import LINGER, Relay
 from pipeops_agent.tunnel.remotes import Remote
 from pipeops_agent.tunnel.ssh.channel import Channel
@@ -40,10 +44,24 @@ class Names:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.prompt = True
+        self.waiting: list[Deferred[list[Address]]] = []
+        self.given_up = 0
 
     def resolve(self, host: str, port: int) -> Deferred[list[Address]]:
         self.asked.append(host)
-        return succeed([IPv4Address("TCP", "10.1.1.1", port), IPv6Address("TCP", "fd00::1", port)])
+        waiting: Deferred[list[Address]] = Deferred(self._given_up)
+        self.waiting.append(waiting)
+        if self.prompt:
+            self.answer()
+        return waiting
+
+    def answer(self) -> None:
+        """Tell the addresses."""
+        self.waiting.pop().callback([IPv4Address("TCP", "10.1.1.1", 0), IPv6Address("TCP", "fd00::1", 0)])
+
+    def _given_up(self, _: object) -> None:
+        self.given_up += 1
 
 
 class Socket(StringTransportWithDisconnection):
@@ -81,7 +99,7 @@ class Forwarding(SynchronousTestCase):
         self.reports: list[tuple[str, str | None]] = []
         self.forwarder = Forwarder(
             self.reactor,
-            Dialer(self.reactor, self.names),
+            Dialer(self.reactor, self.names, self.begin),
             REMOTES,
             self.traffic,
             dial_timeout=10,
@@ -91,6 +109,10 @@ class Forwarding(SynchronousTestCase):
         self.pair = Pair(window=WINDOW)
         self.pair.client_requests.on_channel = self.forwarder.channel_requested
         self.pair.log_in()
+
+    def begin(self, host: str, port: int, factory: Any) -> None:
+        """Begin to connect; L{connect} or L{refuse} says how it ends."""
+        self.reactor.connectTCP(host, port, factory)
 
     def tearDown(self) -> None:
         self.forwarder.stop()
@@ -107,7 +129,7 @@ class Forwarding(SynchronousTestCase):
         """Let the dial under way succeed."""
         host, port, factory, _, _ = self.reactor.tcpClients[-1]
         relay: Any = factory.buildProtocol(IPv4Address("TCP", host, port))
-        socket = Socket(relay._wrappedProtocol)
+        socket = Socket(relay)
         relay.makeConnection(socket)
         self.pair.pump()
         return socket
@@ -219,12 +241,158 @@ class Dialling(Forwarding):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertTrue(self.reactor.connectors[-1].stoppedConnecting)
 
+    def test_timeout_of_a_lookup(self) -> None:
+        """The deadline counts from the request: a name that is not found in time is given up."""
+        self.names.prompt = False
+        opening, _ = self.open(b"db.internal:5432")
+        self.reactor.advance(9)
+        self.pair.pump()
+        self.assertNoResult(opening)
+        self.reactor.advance(1)
+        self.pair.pump()
+        error = self.failureResultOf(opening, OpenRefused).value
+        self.assertIn("no answer from db.internal:5432 in time", str(error))
+        self.assertEqual(self.names.given_up, 1)
+        self.assertEqual(self.reactor.tcpClients, [])
+
+    def test_one_deadline_for_all_addresses(self) -> None:
+        """Addresses that are tried in turn share the time: the last one does not get all of it again."""
+        opening, _ = self.open(b"db.internal:5432")
+        self.reactor.advance(6)
+        self.refuse()
+        self.reactor.advance(4)
+        self.pair.pump()
+        error = self.failureResultOf(opening, OpenRefused).value
+        self.assertIn("no answer from db.internal:5432 in time", str(error))
+        self.assertTrue(self.reactor.connectors[-1].stoppedConnecting)
+
+    def test_too_late(self) -> None:
+        """A connection, or a refusal, that comes after the deadline is nobody's."""
+        opening, _ = self.open(b"10.0.0.7:10250")
+        factory: Any = self.reactor.tcpClients[-1][2]
+        self.reactor.advance(10)
+        self.pair.pump()
+        self.failureResultOf(opening, OpenRefused)
+        self.assertIsNone(factory.buildProtocol(IPv4Address("TCP", "10.0.0.7", 10250)))
+        factory.clientConnectionFailed(None, Failure(error.ConnectionRefusedError()))
+        self.assertEqual(self.traffic.forward("kubelet").failed_dials, 1)
+        self.assertEqual(len(self.reports), 1)
+
+    def test_lookup_fails(self) -> None:
+        """A name that does not exist is a failed dial, with the resolver's reason."""
+        self.names.prompt = False
+        opening, _ = self.open(b"db.internal:5432")
+        self.names.waiting.pop().errback(LookupProblem("db.internal", "Name not known", temporary=False))
+        self.pair.pump()
+        error = self.failureResultOf(opening, OpenRefused).value
+        self.assertIn("Name not known", str(error))
+
+    def test_lost_while_looking_up(self) -> None:
+        """The end of the connection ends a look-up too, and what it finds later is not dialled."""
+        self.names.prompt = False
+        opening, _ = self.open(b"db.internal:5432")
+        self.pair.lose()
+        self.failureResultOf(opening, SSHError)
+        self.assertEqual(self.names.given_up, 1)
+        self.assertEqual((self.reactor.tcpClients, self.reports), ([], []))
+
     def test_stop_while_dialling(self) -> None:
         """So does stopping; the far side is told."""
         opening, _ = self.open(b"10.0.0.7:10250")
-        self.successResultOf(self.forwarder.stop())
+        self.forwarder.stop()
         self.pair.pump()
         self.failureResultOf(opening, OpenRefused)
+
+
+class AtOnce(Forwarding):
+    """Dials that have come to their end before the one who asked for them goes on: the rule on loopback."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.refusing: set[str] = set()
+        self.sockets: list[Socket] = []
+
+    def begin(self, host: str, port: int, factory: Any) -> None:
+        """Connect, or refuse, before this returns."""
+        factory.startedConnecting(self.reactor.connectTCP(host, port, ClientFactory()))
+        if host in self.refusing:
+            factory.clientConnectionFailed(None, Failure(error.ConnectionRefusedError()))
+            return
+        relay = factory.buildProtocol(IPv4Address("TCP", host, port))
+        self.sockets.append(Socket(relay))
+        relay.makeConnection(self.sockets[-1])
+
+    def test_reached(self) -> None:
+        """The channel is open in the turn in which it was asked for, without a timer, and is read from."""
+        opening, _ = self.open(b"10.0.0.7:10250")
+        self.successResultOf(opening)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual(self.sockets[0].producerState, "producing")
+        self.assertEqual(self.reports, [("kubelet", None)])
+        counters = self.traffic.forward("kubelet")
+        self.assertEqual((counters.opened, counters.open), (1, 1))
+
+    def test_second_address(self) -> None:
+        """A refused first address leaves no trace where the second one answers."""
+        self.refusing = {"127.0.0.1"}
+        opening, _ = self.open(b"localhost:6443")
+        self.successResultOf(opening)
+        self.assertEqual([client[0] for client in self.reactor.tcpClients], ["127.0.0.1", "::1"])
+        self.assertEqual(self.reports, [("api", None)])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_refused(self) -> None:
+        """Where all refuse the channel is refused, once, with the reason."""
+        self.refusing = {"127.0.0.1", "::1"}
+        opening, _ = self.open(b"localhost:6443")
+        self.assertIn("refuses connections", str(self.failureResultOf(opening, OpenRefused).value))
+        self.assertEqual(len(self.reports), 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_beside_a_stuck_one(self) -> None:
+        """Dials that are refused or reached change nothing about one that is stuck, which still counts."""
+        self.forwarder._max_connections = 2
+        self.names.prompt = False
+        stuck, _ = self.open(b"db.internal:5432")
+        self.refusing = {"127.0.0.1", "::1"}
+        for _ in range(3):
+            refused, _ = self.open(b"localhost:6443")
+            self.assertIn("refuses", str(self.failureResultOf(refused, OpenRefused).value))
+        reached, _ = self.open(b"10.0.0.7:10250")
+        self.successResultOf(reached)
+        self.assertNoResult(stuck)
+        over, _ = self.open(b"10.0.0.7:10250")
+        self.assertEqual(self.failureResultOf(over, OpenRefused).value.code, 4)
+        self.names.answer()
+        self.pair.pump()
+        self.successResultOf(stuck)
+
+    def alive(self) -> Counter[str]:
+        """How many there are of what a connection is made of."""
+        kinds = {"Opening", "Dial", "Relay", "OpenRequest", "Channel", "DelayedCall"}
+        return Counter(name for name in (type(each).__name__ for each in gc.get_objects()) if name in kinds)
+
+    def test_nothing_is_left(self) -> None:
+        """Neither a refused dial nor a connection that is over is left to the collector of cyclic garbage."""
+        self.refusing = {"127.0.0.1", "::1"}
+        self.addCleanup(gc.enable)
+        for target in (b"localhost:6443", b"10.0.0.7:10250"):
+            gc.collect()
+            gc.disable()
+            before = self.alive()
+            for _ in range(100):
+                opening, handler = self.open(target)
+                opening.addCallbacks(Channel.close, lambda _: None)
+                self.pair.pump()
+                for socket in self.sockets:
+                    socket.gone(ConnectionDone())
+                    socket.protocol = None
+                self.sockets.clear()
+                self.reactor.tcpClients.clear()
+                self.reactor.connectors.clear()
+            del opening, handler
+            self.assertEqual(self.alive(), before)
+        self.assertEqual(list(map(len, self.forwarder._forwards.values())), [0, 0, 0, 0])
 
 
 class Bounds(Forwarding):
@@ -265,7 +433,7 @@ class Bounds(Forwarding):
         self.assertEqual([each() for each in gone], [None, None])
 
     def test_idle_channels_are_small(self) -> None:
-        """A thousand channels over which nothing goes take less than 8 KB each, both ends together."""
+        """A thousand channels take less than 8 KB each, both ends together, after their first use too."""
         self.pair.client_layer._max_channels = self.pair.server_layer._max_channels = 2000
         self.joined()
         gc.collect()
@@ -275,9 +443,21 @@ class Bounds(Forwarding):
         joined = [self.joined() for _ in range(1000)]
         self.reactor.tcpClients.clear()
         self.reactor.connectors.clear()
-        gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
-        self.assertLess((after - before) / len(joined), 8192)
+        for use in (lambda *_: None, self.use):
+            for each in joined:
+                use(*each)
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+            self.assertLess((after - before) / len(joined), 8192)
+
+    def use(self, channel: Channel, handler: Handler, socket: Socket) -> None:
+        """Send a window and a half each way, so that some of it has to wait, and take it."""
+        channel.write(bytes(WINDOW * 3 // 2))
+        socket.protocol.dataReceived(bytes(WINDOW * 3 // 2))
+        self.pair.pump()
+        self.assertEqual((len(socket.value()), len(handler.data)), (WINDOW * 3 // 2, WINDOW * 3 // 2))
+        socket.clear()
+        handler.data = bytearray()
 
 
 class Relaying(Forwarding):
@@ -391,7 +571,7 @@ class Relaying(Forwarding):
     def test_stop_cuts_everything(self) -> None:
         """Stopping cuts every socket."""
         sockets = [self.joined()[2] for _ in range(5)]
-        self.successResultOf(self.forwarder.stop())
+        self.forwarder.stop()
         self.assertEqual([socket.calls[-1] for socket in sockets], ["abort"] * 5)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection, Server
-from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.prompt import BUFFER, tune, write_now
+from pipeops_agent.tunnel.prompt import BUFFER, close_now, tune, write_now
 from pipeops_agent.tunnel.randomness import RandomPool
 
 
-class _Writers(MemoryReactor):
+class _Writers(MemoryReactorClock):
     """A reactor that only notes who waits to write."""
 
 
@@ -30,6 +32,7 @@ class PromptTests(SynchronousTestCase):
             self.addCleanup(end.close)
         self.connection: Any = Connection(ours, Protocol(), self.reactor)
         self.connection.connected = True
+        self.lost: list[Failure] = []
 
     def received(self) -> bytes:
         """What has come at the other end by now."""
@@ -67,6 +70,37 @@ class PromptTests(SynchronousTestCase):
         self.theirs.close()
         write_now(self.connection, b"nobody")
         self.assertNotEqual(self.reactor.getWriters(), [])
+
+    def test_close_at_once(self) -> None:
+        """With nothing waiting the connection is closed before the reactor turns, after what was written."""
+        self.connection.protocol.connectionLost = self.lost.append
+        write_now(self.connection, b"all")
+        close_now(self.connection)
+        self.assertEqual([reason.type for reason in self.lost], [ConnectionDone])
+        self.assertEqual(self.theirs.recv(10), b"all")
+        self.assertEqual(self.theirs.recv(10), b"")
+        self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_close_after_what_waits(self) -> None:
+        """What waits goes out first, in turns of the reactor."""
+        self.connection.protocol.connectionLost = self.lost.append
+        data = bytes(range(256)) * 8192
+        write_now(self.connection, data)
+        close_now(self.connection)
+        close_now(self.connection)
+        self.assertEqual(self.lost, [])
+        self.assertEqual(self.drain(), data)
+        self.assertTrue(self.connection.disconnecting)
+
+    def test_close_what_is_closing(self) -> None:
+        """A connection that is gone, or being aborted, is left to the reactor."""
+        self.connection.protocol.connectionLost = self.lost.append
+        self.connection.abortConnection()
+        close_now(self.connection)
+        self.assertEqual(self.lost, [])
+        self.connection.connectionLost(Failure(ConnectionLost()))
+        close_now(self.connection)
+        self.assertEqual(len(self.lost), 1)
 
     def test_after_the_end(self) -> None:
         """A connection that is gone, or being aborted, takes nothing, and raises nothing."""

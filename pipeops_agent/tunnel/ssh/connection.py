@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.conch.ssh.common import NS, getNS
@@ -77,7 +78,7 @@ class OpenRequest:
     """
     The peer asks for a channel; L{accept} or L{refuse} it, now or later.
 
-    @ivar abandoned: fires when the connection ends before either; neither may be called after it.
+    @ivar abandoned: called when the connection ends before either; neither may be called after it.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class OpenRequest:
         self._remote = remote
         self.kind = kind
         self.extra = extra
-        self.abandoned: Deferred[None] = Deferred()
+        self.abandoned: Callable[[], None] | None = None
 
     def accept(self, handler: ChannelHandler) -> Channel:
         """Confirm the channel; C{handler} hears of everything that comes on it."""
@@ -255,7 +256,8 @@ class ConnectionLayer(Service):
         for channel in channels.values():
             channel.connection_lost()
         for request in requested:
-            request.abandoned.callback(None)
+            if request.abandoned is not None:
+                request.abandoned()
         for waiting, _ in opening.values():
             waiting.errback(error)
         for reply in replies:

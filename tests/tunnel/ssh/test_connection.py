@@ -89,9 +89,12 @@ class Opening(SynchronousTestCase):
     def test_lost_while_asked_for(self) -> None:
         """A request is abandoned, and an opening fails, when the connection ends."""
         opened = Opened()
-        opening = opened.open(Handler())
+        told: list[str] = []
+        opening, ignored = opened.open(Handler()), opened.open(Handler())
+        opened.pair.client_requests.opens[1].abandoned = lambda: told.append("abandoned")
         opened.pair.lose()
-        self.successResultOf(opened.pair.client_requests.opens[-1].abandoned)
+        self.assertEqual(told, ["abandoned"])
+        self.failureResultOf(ignored, SSHError)
         self.failureResultOf(opening, SSHError)
         self.failureResultOf(opened.pair.server_layer.open_channel(b"x", b"", Handler()), SSHError)
 
