@@ -1,5 +1,5 @@
 """
-Writing to a TCP connection at once instead of in the reactor's next turn.
+Writing to a TCP connection, and closing it, at once instead of in the reactor's next turn.
 
 Twisted's C{write} only appends to a buffer and asks the reactor to call back when the socket is
 writable. Where nothing waits in that buffer the kernel takes the data just as well now, and two turns of
@@ -17,6 +17,9 @@ from twisted.python.failure import Failure
 
 BUFFER: Final = 256 * 1024
 """Bytes read at once, and bytes that may wait to be written before the producer is paused."""
+
+_DONE: Final = Failure(ConnectionDone())
+"""One for all, as Twisted has it: it has no traceback that could keep anything alive."""
 
 
 def tune(transport: Any) -> None:
@@ -45,7 +48,7 @@ def close_now(transport: Any) -> None:
         and _is_open(transport)
         and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
     ):
-        transport.connectionLost(Failure(ConnectionDone()))
+        transport.connectionLost(_DONE)
     else:
         transport.loseConnection()
 
