@@ -2,8 +2,10 @@
 What runs once the agent may: registration, heartbeat, poll, tunnel, and what they tell each other.
 
     registration -- ids --> heartbeat, poll -- orders --> tunnel
-          ^                     |    |                      ^
-          +-- "unknown" --------+    +-- outage is over ----+
+          ^                     |    |                     ^ |
+          +-- "unknown" --------+    +-- outage is over, --+ |
+                                ^         "reconnect"        |
+                                +--- connected --------------+
 
 The rooms do not know each other; here they are joined. L{Parts.register} comes first, L{Parts.start} when it
 has succeeded, and L{Parts.plan_stop} says in which order they end.
@@ -27,6 +29,7 @@ from pipeops_agent.clock import WallClock
 from pipeops_agent.controlplane import (
     ControlPlaneClient,
     Heartbeat,
+    HeartbeatAnswer,
     HeartbeatReport,
     HeartbeatService,
     Registered,
@@ -61,6 +64,12 @@ _log = Logger(namespace="agent")
 
 TOKEN_LOOK: Final = 30.0
 """Seconds between two looks at token files: a replaced one is known before it is needed."""
+
+HASTY_CONNECT: Final = 2.0
+"""
+Seconds for name, TCP and TLS in an attempt that is hurried. The kernel sends a lost SYN again after 1 s, and
+then after 2 more: with a new attempt instead there is one each second, and a network that is back is noticed.
+"""
 
 _TOLD: Final = ("agent.labels", "tunnel.forwards", "access.")
 """The live settings that a registration carries; a name that ends in a dot stands for all below it."""
@@ -111,10 +120,7 @@ class Parts:
         self._facts = facts
         self._password: Secret | None = None
         settings = common.settings()
-        resolver = ThreadedResolver(common.reactor)
-        self._api = Connector(
-            common.reactor, connect_timeout=settings.pipeops.connect_timeout, resolver=resolver
-        )
+        self._api = Connector(common.reactor, connect_timeout=settings.pipeops.connect_timeout)
         self._cluster_token = cluster_token_source(settings)
         client = ControlPlaneClient(
             common.clock, settings.pipeops, common.tokens, self._api, common.board, common.wall
@@ -130,7 +136,7 @@ class Parts:
             state=state,
             describe=self._describe,
         )
-        self.tunnel = self._make_tunnel(settings, resolver)
+        self.tunnel = self._make_tunnel(settings)
         self.heartbeat = self._make_heartbeat(settings, client)
         self.poll = TunnelPollService(
             common.clock,
@@ -143,6 +149,8 @@ class Parts:
         )
         self.heartbeat.on_recovery = self._heartbeat_recovered
         self.poll.on_recovery = self._poll_recovered
+        self.heartbeat.on_advice = self._advised
+        self.tunnel.on_connected = self._tunnel_connected
         self._token_watch = PeriodicService(
             common.clock, self._look_at_tokens, lambda: TOKEN_LOOK, what="looking at the token files"
         )
@@ -170,33 +178,20 @@ class Parts:
             on_unknown=lambda: self.registration.again("the control plane does not know this cluster"),
         )
 
-    def _make_tunnel(self, settings: Settings, resolver: ThreadedResolver) -> TunnelManager:
+    def _make_tunnel(self, settings: Settings) -> TunnelManager:
         common = self._common
         if not masking.IS_NATIVE:
             _log.warn("this installation of Autobahn masks frames without native code: tunnels are slower")
         counters = TrafficCounters()
-        connector = self._way_out = Connector(
-            common.reactor, connect_timeout=settings.tunnel.connect_timeout, resolver=resolver
-        )
+        connector = self._way_out = Connector(common.reactor, connect_timeout=settings.tunnel.connect_timeout)
         self._canary = self._make_canary(settings, connector, counters)
-        opener = SessionOpener(
-            common.reactor,
-            connector,
-            Dialer(common.reactor, resolver, partial(connect_tcp, common.reactor)),
-            counters,
-            settings=lambda: common.settings().tunnel,
-            tls=client_tls(settings.pipeops.tls),
-            version=build_info().version,
-            report=self._dialled,
-            on_ping=self._pinged,
-        )
         return TunnelManager(
             common.clock,
             settings.tunnel,
             settings.pipeops.reconnect,
             board=common.board,
             wall=common.wall,
-            opener=opener,
+            make_opener=lambda: self._make_opener(settings, counters),
             counters=counters,
             on_fatal=common.end,
         )
@@ -214,6 +209,23 @@ class Parts:
             wall=common.wall,
             counters=counters.forward(canary.forward) if canary.enabled else ForwardCounters(),
             version=build_info().version,
+        )
+
+    def _make_opener(self, settings: Settings, counters: TrafficCounters) -> SessionOpener:
+        """With its own threads for look-ups: those of the one before may all be stuck."""
+        reactor, timeout = self._common.reactor, settings.tunnel.connect_timeout
+        resolver = ThreadedResolver(reactor)
+        return SessionOpener(
+            reactor,
+            Connector(reactor, connect_timeout=timeout, resolver=resolver),
+            Dialer(reactor, resolver, partial(connect_tcp, reactor)),
+            counters,
+            hasty=Connector(reactor, connect_timeout=min(timeout, HASTY_CONNECT), resolver=resolver),
+            settings=lambda: self._common.settings().tunnel,
+            tls=client_tls(settings.pipeops.tls),
+            version=build_info().version,
+            report=self._dialled,
+            on_ping=self._pinged,
         )
 
     # -- start, change, end
@@ -310,6 +322,14 @@ class Parts:
         self.heartbeat.nudge()
         self.tunnel.wake()
 
+    def _tunnel_connected(self) -> None:
+        self.heartbeat.nudge()
+        self.poll.nudge()
+
+    def _advised(self, why: str, reconnect: bool) -> None:
+        """The control plane says that the tunnel needs care: first what it orders now, then the rest."""
+        self.poll.refresh((lambda: self.tunnel.reconnect(why)) if reconnect else lambda: None)
+
     async def _look_at_tokens(self) -> None:
         """Reading a source notices a change, and tells whoever listens."""
         self._common.tokens.current()
@@ -347,7 +367,8 @@ class _TimedHeartbeats:
         self._client = client
         self._metrics = metrics
 
-    async def heartbeat(self, heartbeat: Heartbeat) -> None:
+    async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
         began = self._clock.seconds()
-        await self._client.heartbeat(heartbeat)
+        answer = await self._client.heartbeat(heartbeat)
         self._metrics.observe_heartbeat(self._clock.seconds() - began)
+        return answer

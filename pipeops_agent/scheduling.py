@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random as _random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from inspect import CORO_RUNNING, getcoroutinestate
@@ -95,59 +94,6 @@ def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
     waiting: Deferred[None] = Deferred(lambda _: call.cancel())
     call = clock.callLater(max(0.0, seconds), waiting.callback, None)
     return waiting
-
-
-class Backoff:
-    """
-    How long to wait after the n-th failure in a row: full jitter over a growing, capped bound.
-
-    After n failures the bound is C{min(cap, interval + step * (2**n - 1))}: after none it is the
-    interval itself. A success counts for nothing until it has lasted C{stable_after} seconds: a link
-    that dies a second after it came up must not be tried at full speed for ever.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        *,
-        interval: float,
-        step: float,
-        cap: float = 30.0,
-        stable_after: float = 30.0,
-        random: Callable[[], float] = _random.random,
-    ) -> None:
-        self._clock = clock
-        self._interval = interval
-        self._step = step
-        self._cap = cap
-        self._stable_after = stable_after
-        self._random = random
-        self._well_since: float | None = None
-        self._failures = 0
-
-    @property
-    def failures(self) -> int:
-        """How many failures there were since things were last well for C{stable_after} seconds."""
-        if self._well_since is not None and self._clock.seconds() - self._well_since >= self._stable_after:
-            return 0
-        return self._failures
-
-    def bound(self) -> float:
-        """The longest that the next wait can be, in seconds, were there no further failure."""
-        # 2**32 steps are past any cap; a larger power would end as an overflow after a long outage.
-        growth = self._step * (2.0 ** min(self.failures, 32) - 1)
-        return min(self._cap, self._interval + growth)
-
-    def failed(self) -> float:
-        """Count a failure; return the seconds to wait before the next attempt."""
-        self._failures = self.failures + 1
-        self._well_since = None
-        return self._random() * self.bound()
-
-    def succeeded(self) -> None:
-        """Note that things are well from now on; they must stay so to count."""
-        if self._well_since is None:
-            self._well_since = self._clock.seconds()
 
 
 class _Task:

@@ -113,6 +113,12 @@ class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
     forwards: tuple[ForwardStatus, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     """The last 20, oldest first."""
+    contact: datetime | None = None
+    """The last proof that the server is there: an answer to a ping, to a configuration."""
+    flapping: str | None = None
+    """What goes on where sessions end again and again soon after they came up."""
+    rebuilds: int = 0
+    """How often the watchdog has made everything anew."""
 
 
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,15 +239,24 @@ class StatusBoard:
         value = msgspec.structs.replace(before, **changes)
         self._replace("tunnel", "tunnel", tunnel=value)
 
+    def announce(self, event: str, **data: Any) -> None:
+        """Publish what has happened to the tunnel and is over: an event of its own, no status."""
+
+        def clean(value: Any) -> Any:
+            if isinstance(value, list):
+                return [clean(each) for each in value]
+            return self._clean(value) if isinstance(value, str) else value
+
+        self._hub.publish("tunnel", event, {key: clean(value) for key, value in data.items()})
+
     def set_cluster(self, **changes: Any) -> None:
         """Change fields of L{ClusterStatus}."""
         value = msgspec.structs.replace(self._status.cluster, **self._cleaned(changes))
         self._replace("cluster", "cluster", cluster=value)
 
     def _cleaned(self, changes: dict[str, Any]) -> dict[str, Any]:
-        if "message" in changes:
-            return {**changes, "message": self._clean(changes["message"])}
-        return changes
+        texts = {key: changes[key] for key in ("message", "flapping") if changes.get(key)}
+        return {**changes, **{key: self._clean(text) for key, text in texts.items()}}
 
     def _clean_attempt(self, attempt: Attempt) -> Attempt:
         clean = self._clean_optional

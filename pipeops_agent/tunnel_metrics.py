@@ -34,6 +34,22 @@ def _tunnel(status: AgentStatus, traffic: TunnelTraffic) -> Iterator[Metric]:
     yield gauge(
         "pipeops_tunnel_round_trip_seconds", "How long the last ping took to be answered.", status.tunnel.rtt
     )
+    contact = status.tunnel.contact
+    yield gauge(
+        "pipeops_tunnel_last_contact_timestamp_seconds",
+        "When the tunnel's server last answered a ping or a configuration, in Unix time.",
+        None if contact is None else contact.timestamp(),
+    )
+    yield gauge(
+        "pipeops_tunnel_flapping",
+        "1 while the tunnel's connections end again and again soon after they came up.",
+        float(status.tunnel.flapping is not None),
+    )
+    yield counter(
+        "pipeops_tunnel_watchdog_rebuilds",
+        "Times that the watchdog has made everything of the tunnel anew.",
+        status.tunnel.rebuilds,
+    )
     yield counter("pipeops_tunnel_connects", "Times that the tunnel was connected.", traffic.connects)
     yield counter(
         "pipeops_tunnel_refused_channels",

@@ -145,6 +145,14 @@ class MetricsTests(MetricsCase):
     def test_tunnel(self) -> None:
         """The tunnel's state by name, its round trip, and its counters."""
         self.board.set_tunnel(state="connected", rtt=0.042)
+        self.assertEqual(self.series("pipeops_tunnel_last_contact_timestamp_seconds"), {})
+        self.assertEqual(self.series("pipeops_tunnel_flapping"), {(): 0})
+        self.board.set_tunnel(contact=self.now, rebuilds=3, flapping="flapping: 4 connections in 1 minute")
+        self.assertEqual(
+            self.series("pipeops_tunnel_last_contact_timestamp_seconds"), {(): self.now.timestamp()}
+        )
+        self.assertEqual(self.series("pipeops_tunnel_flapping"), {(): 1})
+        self.assertEqual(self.series("pipeops_tunnel_watchdog_rebuilds_total"), {(): 3})
         self.board.read_traffic_from(
             lambda: TunnelTraffic(connects=2, refused_channels=5, carrier_bytes_in=10, carrier_bytes_out=20)
         )

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.scheduling import (
-    Backoff,
     BoundedQueue,
     DeadlineExceeded,
     Tasks,
@@ -201,84 +197,6 @@ class SleepTests(ClockTestCase):
         waking = sleep(self.clock, -3)
         self.clock.advance(0)
         self.successResultOf(waking)
-
-
-class BackoffTests(ClockTestCase):
-    """How long to wait."""
-
-    def backoff(self, random: Callable[[], float] = lambda: 1.0, **options: float) -> Backoff:
-        return Backoff(self.clock, interval=5, step=5, random=random, **options)
-
-    def test_bounds(self) -> None:
-        """After n failures the bound is the interval and 2^n - 1 steps, up to the cap."""
-        backoff = self.backoff(cap=100)
-        self.assertEqual(backoff.bound(), 5)
-        self.assertEqual([backoff.failed() for _ in range(6)], [10, 20, 40, 80, 100, 100])
-        self.assertEqual(backoff.failures, 6)
-
-    def test_default_cap(self) -> None:
-        """By default nobody waits longer than 30 s."""
-        backoff = self.backoff()
-        self.assertEqual([backoff.failed() for _ in range(4)], [10, 20, 30, 30])
-
-    def test_jitter(self) -> None:
-        """The wait is anything from nothing to the bound."""
-        values = [0.0, 0.5, 0.25]
-        backoff = self.backoff(lambda: values.pop(0))
-        self.assertEqual([backoff.failed() for _ in range(3)], [0, 10, 7.5])
-
-    def test_long_outage(self) -> None:
-        """Weeks of failures overflow nothing."""
-        backoff = self.backoff()
-        for _ in range(5000):
-            self.assertLessEqual(backoff.failed(), 30)
-        self.assertEqual(backoff.failures, 5000)
-
-    def test_unstable_success(self) -> None:
-        """A success that does not last counts for nothing."""
-        backoff = self.backoff(stable_after=30)
-        backoff.failed()
-        backoff.succeeded()
-        self.clock.advance(29.9)
-        self.assertEqual(backoff.failures, 1)
-        self.assertEqual(backoff.failed(), 20)
-
-    def test_stable_success(self) -> None:
-        """A success that has lasted resets the count, before the next failure shows it."""
-        backoff = self.backoff(stable_after=30)
-        backoff.failed()
-        backoff.failed()
-        backoff.succeeded()
-        self.clock.advance(30)
-        self.assertEqual(backoff.failures, 0)
-        self.assertEqual(backoff.bound(), 5)
-        self.assertEqual(backoff.failed(), 10)
-        self.assertEqual(backoff.failures, 1)
-
-    def test_later_successes(self) -> None:
-        """What counts is how long it has been well, not when it was last said."""
-        backoff = self.backoff(stable_after=30)
-        backoff.failed()
-        for _ in range(4):
-            backoff.succeeded()
-            self.clock.advance(10)
-        self.assertEqual(backoff.failures, 0)
-
-    def test_interrupted_success(self) -> None:
-        """Two good times with a failure between them are not added up."""
-        backoff = self.backoff(stable_after=30)
-        for _ in range(2):
-            backoff.succeeded()
-            self.clock.advance(20)
-            backoff.failed()
-        self.assertEqual(backoff.failures, 2)
-
-    @given(st.floats(0, 1, exclude_max=True), st.integers(0, 100))
-    def test_never_out_of_bounds(self, chance: float, failures: int) -> None:
-        """No wait is negative, above the cap, or above what the formula allows."""
-        backoff = Backoff(Clock(), interval=5, step=2, random=lambda: chance)
-        for n in range(1, failures + 1):
-            self.assertTrue(0 <= backoff.failed() <= min(30, 5 + 2 * (2**n - 1)))
 
 
 class TasksTests(SynchronousTestCase):

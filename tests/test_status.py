@@ -36,12 +36,22 @@ class StatusBoardTests(SynchronousTestCase):
         board.set_cluster(message="a secret")
         board.set_tunnel(
             message="a secret",
+            flapping="a secret",
             forwards=(ForwardStatus(name="kubelet", local_addr="h:1", message="a secret"),),
             attempts=(Attempt(began=self.time, steps=(step,), error="a secret"),),
         )
+        board.announce("rebuilt", why="a secret", last_errors=["a secret"], rebuilds=1)
         self.assertNotIn("secret", str(board.now))
-        self.assertEqual(str(board.now).count("***"), 7)
+        self.assertEqual(str(board.now).count("***"), 8)
         self.assertNotIn("secret", str(self.events))
+
+    def test_announce(self) -> None:
+        """What has happened and is over is an event, and no status."""
+        before = self.board.now
+        self.board.announce("rebuilt", why="silence", rebuilds=1)
+        self.assertEqual(self.names(), [("tunnel", "rebuilt")])
+        self.assertEqual(self.events[0].data, {"why": "silence", "rebuilds": 1})
+        self.assertIs(self.board.now, before)
 
     def test_beginning(self) -> None:
         """A new board claims nothing: nothing is registered, connected, or has got through."""

@@ -12,7 +12,7 @@ from pipeops_agent.controlplane.client import ControlPlaneClient, client_tls
 from pipeops_agent.controlplane.describe import describe_agent
 from pipeops_agent.controlplane.errors import AnswerError, ApiError
 from pipeops_agent.controlplane.heartbeat import HeartbeatReport, HeartbeatService
-from pipeops_agent.controlplane.messages import Heartbeat, Registered, Registration
+from pipeops_agent.controlplane.messages import Heartbeat, HeartbeatAnswer, Registered, Registration
 from pipeops_agent.controlplane.poll import TunnelPollService
 from pipeops_agent.controlplane.registration import RegistrationService
 from pipeops_agent.controlplane.tunnel_answer import TunnelAnswer
@@ -22,6 +22,7 @@ __all__ = [
     "ApiError",
     "ControlPlaneClient",
     "Heartbeat",
+    "HeartbeatAnswer",
     "HeartbeatReport",
     "HeartbeatService",
     "Registered",

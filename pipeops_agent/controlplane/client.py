@@ -13,10 +13,12 @@ from pipeops_agent.controlplane.answer import Answer
 from pipeops_agent.controlplane.errors import AnswerError, ApiError, excerpt
 from pipeops_agent.controlplane.messages import (
     Heartbeat,
+    HeartbeatAnswer,
     NoClusterID,
     Registered,
     Registration,
     encode,
+    parse_heartbeat_answer,
     parse_registered,
 )
 from pipeops_agent.controlplane.transport import MAX_ANSWER, Transport
@@ -110,7 +112,7 @@ class ControlPlaneClient:
                 raise refusal from error
             raise self._unusable(_registration_sentence(error), answer) from error
 
-    async def heartbeat(self, heartbeat: Heartbeat) -> None:
+    async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
         """
         Send a heartbeat. 200 and 204 are success, whatever the body.
 
@@ -125,6 +127,7 @@ class ControlPlaneClient:
         )
         if answer.status not in (200, 204):
             raise self._transport.refusal(answer, "heartbeat")
+        return parse_heartbeat_answer(answer.body)
 
     async def tunnel_status(
         self, *, cluster_id: str, agent_id: str, tunnel: TunnelSettings

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from pipeops_agent.build import build_info
 from pipeops_agent.clock import WallClock, rfc3339
 from pipeops_agent.controlplane.errors import ApiError
-from pipeops_agent.controlplane.messages import AgentWord, Heartbeat, TunnelWord
+from pipeops_agent.controlplane.messages import AgentWord, Heartbeat, HeartbeatAnswer, TunnelWord
 from pipeops_agent.controlplane.retry import Retry
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.health import HealthCheck, Registry
@@ -41,7 +41,7 @@ Metadata = Mapping[str, str | int | float]
 class HeartbeatSender(Protocol):
     """What a heartbeat goes out by: L{pipeops_agent.controlplane.client.ControlPlaneClient}."""
 
-    def heartbeat(self, heartbeat: Heartbeat) -> Awaitable[None]:
+    def heartbeat(self, heartbeat: Heartbeat) -> Awaitable[HeartbeatAnswer]:
         """@raise ApiError: it did not get through."""
 
 
@@ -106,6 +106,8 @@ class HeartbeatService(Service):
     @param on_fatal: called where C{reconnect.enabled} is false and the connection was lost.
     @param on_unknown: called when the control plane does not know the cluster, at most once a minute.
     @ivar on_recovery: called when an outage ends.
+    @ivar on_advice: called when an answer advises to look at the tunnel: with a sentence that says why, and
+        whether it is to be connected anew.
     """
 
     def __init__(
@@ -131,6 +133,8 @@ class HeartbeatService(Service):
         self._on_fatal = on_fatal
         self._on_unknown = on_unknown
         self.on_recovery: Callable[[], None] = _nothing
+        self.on_advice: Callable[[str, bool], None] = _nothing
+        self._last_answer = HeartbeatAnswer()
         self._retry = Retry(clock, reconnect, _log, "heartbeat", random=random)
         self._unknown = _Unknown(clock)
         self._refusal_said = False
@@ -168,7 +172,7 @@ class HeartbeatService(Service):
     async def _beat(self) -> None:
         self._retry.began()
         try:
-            await self._client.heartbeat(self._report())
+            answer = await self._client.heartbeat(self._report())
         except ApiError as error:
             self._failed(error)
         except CancelledError:
@@ -179,6 +183,7 @@ class HeartbeatService(Service):
             self._failed(ApiError(f"heartbeat: {type(error).__name__} in the agent"))
         else:
             self._succeeded()
+            self._take(answer)
 
     def _succeeded(self) -> None:
         now = self._wall()
@@ -194,6 +199,20 @@ class HeartbeatService(Service):
         self._refusal_said = False
         if self._retry.succeeded():
             self.on_recovery()
+
+    def _take(self, answer: HeartbeatAnswer) -> None:
+        """
+        Follow the advice of an answer, once: one that says the same as the last asks for nothing new.
+
+        Else a control plane that goes on to say C{reconnect} would keep the tunnel from ever lasting.
+        """
+        last, self._last_answer = self._last_answer, answer
+        if answer.problem is not None and answer.problem != last.problem:
+            _log.warn("a part of the answer to a heartbeat is not used: {problem}", problem=answer.problem)
+        if answer.reconnect and not last.reconnect:
+            self.on_advice(answer.message or "no reason given", True)
+        elif answer.server is not None and answer.server != last.server:
+            self.on_advice(f"the heartbeat names the server {answer.server}", False)
 
     def _failed(self, error: ApiError) -> None:
         self._retry.failed(error, said=self._say_if_refused(error))
@@ -270,5 +289,5 @@ class _Unknown:
         return True
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     """For a callback that nobody has set."""

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from pipeops_agent.controlplane.errors import AnswerError
+from pipeops_agent.controlplane.errors import AnswerError, first_line
 from pipeops_agent.controlplane.strict import kind, optional_object, optional_text, parse_object
 from pipeops_agent.secrets import Secret
 
@@ -114,6 +114,43 @@ def parse_registered(body: bytes, *, known: bool = False) -> Registered:
         cluster_token=None if token is None else Secret(token),
         contract_version=min(version, CONTRACT_VERSION),
         known=known,
+    )
+
+
+class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What an answer to a heartbeat advises. Most say nothing.
+
+    @ivar reconnect: the tunnel should be connected anew.
+    @ivar message: what the control plane says, one line; may be empty.
+    @ivar server: the chisel server, as text. That another is named is a hint to poll and no more: what proves
+        a server comes with the tunnel status alone.
+    @ivar problem: what can't be understood of it. The heartbeat got through all the same.
+    """
+
+    reconnect: bool = False
+    message: str = ""
+    server: str | None = None
+    problem: str | None = None
+
+
+def parse_heartbeat_answer(body: bytes) -> HeartbeatAnswer:
+    """Read the answer to a heartbeat. A body that is no JSON object says nothing: it need not be one."""
+    try:
+        answer = parse_object(body)
+        reconnect = answer.get("reconnect", False)
+        if not isinstance(reconnect, bool):
+            raise AnswerError(f"reconnect: expected true or false, got {kind(reconnect)}")
+        server = optional_text(answer, "tunnel_server_addr", "tunnel_server_addr")
+        if server is None:
+            server = optional_text(answer, "tunnel_url", "tunnel_url")
+        message = optional_text(answer, "message", "message")
+    except AnswerError as error:
+        return HeartbeatAnswer(problem=None if error.syntax else str(error))
+    return HeartbeatAnswer(
+        reconnect=reconnect,
+        message="" if message is None else first_line(message),
+        server=None if server is None else server.strip()[:MAX_IDENTIFIER],
     )
 
 

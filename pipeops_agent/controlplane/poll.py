@@ -62,6 +62,7 @@ class TunnelPollService(Service):
         self._poll_after: float | None = None
         self._obey = obey
         self.on_recovery: Callable[[], None] = _nothing
+        self._refreshed: list[Callable[[], None]] = []
         self._unknown_status: str | None = None
         self._retry = Retry(clock, reconnect, _log, "tunnel status", random=random)
         self._periodic = PeriodicService(clock, self._poll, self._delay, what="tunnel poll", from_start=True)
@@ -78,6 +79,11 @@ class TunnelPollService(Service):
         """Poll now."""
         self._periodic.wake()
 
+    def refresh(self, then: Callable[[], None]) -> None:
+        """Poll now, and call C{then} when that is done: with the order that came of it, if one did."""
+        self._refreshed.append(then)
+        self._periodic.wake()
+
     def nudge(self) -> None:
         """The control plane has been reached by another way: try now, if only the network was in between."""
         if self._retry.worth_waking:
@@ -87,6 +93,12 @@ class TunnelPollService(Service):
         return self._retry.delay(self._interval if self._poll_after is None else self._poll_after)
 
     async def _poll(self) -> None:
+        refreshed, self._refreshed = self._refreshed, []
+        await self._ask()
+        for then in refreshed:
+            then()
+
+    async def _ask(self) -> None:
         self._retry.began()
         cluster_id, agent_id = self._ids()
         try:

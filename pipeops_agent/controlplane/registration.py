@@ -11,11 +11,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pipeops_agent.backoff import Backoff
 from pipeops_agent.clock import WallClock
 from pipeops_agent.controlplane.errors import ApiError
 from pipeops_agent.controlplane.messages import Registered, Registration
 from pipeops_agent.errors import ExitStatus, FatalError
-from pipeops_agent.scheduling import Backoff, Tasks, sleep
+from pipeops_agent.scheduling import Tasks, sleep
 from pipeops_agent.settings.model_pipeops import PipeopsSettings
 from pipeops_agent.state import Conflict, State, StateStore, Stored, Unavailable
 from pipeops_agent.status import StatusBoard

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pipeops_agent.backoff import Backoff
 from pipeops_agent.controlplane.errors import ApiError
-from pipeops_agent.scheduling import Backoff
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
 
 

@@ -175,7 +175,13 @@ class ContractResource(Answering):
         if beat.agent_id != agent.agent_id:
             raise ContractError(f"agent_id: expected {agent.agent_id}, got {beat.agent_id}")
         self._ledger.heard(agent, beat)
-        return Answer(body={"success": True})
+        body: dict[str, Any] = {"success": True}
+        told = self._box.take(faults.Reconnect)
+        if told is not None:
+            body |= {"reconnect": True, "message": told.message}
+            if told.server is not None:
+                body["tunnel_server_addr"] = told.server
+        return Answer(body=body)
 
     def _tunnel_by_query(self, request: BoundedRequest, _: re.Match[str]) -> Answer:
         query = parse_qs(request.uri.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)

@@ -110,6 +110,18 @@ class Tunnel(Fault, frozen=True, kw_only=True):
     status: str
 
 
+class Reconnect(Fault, frozen=True, kw_only=True):
+    """
+    The answers to heartbeats ask for another tunnel connection: C{reconnect: true}.
+
+    @ivar message: why.
+    @ivar server: another chisel server, to be named with it.
+    """
+
+    message: Annotated[str, msgspec.Meta(max_length=200)] = "as the sandbox was told"
+    server: str | None = None
+
+
 class RefuseUpgrade(Fault, frozen=True, kw_only=True):
     """The chisel server answers the WebSocket upgrade with an HTTP status."""
 
@@ -166,6 +178,10 @@ class DropTunnels(Act, frozen=True, kw_only=True):
     """Every chisel session is reset."""
 
 
+class OtherPorts(Act, frozen=True, kw_only=True):
+    """Every agent is given other ports for its forwards; the next tunnel status says which."""
+
+
 class Forget(Act, frozen=True, kw_only=True):
     """Every agent is forgotten: heartbeats get 404, until the agents register again."""
 
@@ -180,6 +196,7 @@ AnyFault = (
     | HalfOpen
     | Skew
     | Tunnel
+    | Reconnect
     | RefuseUpgrade
     | Silent
     | WrongKey
@@ -188,7 +205,7 @@ AnyFault = (
     | Swallow
     | SlowPing
 )
-AnyRequest = AnyFault | DropTunnels | Forget
+AnyRequest = AnyFault | DropTunnels | OtherPorts | Forget
 
 F = TypeVar("F", bound=Fault)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -35,7 +35,7 @@ class Agent:
     One agent that registered.
 
     @ivar password: what it logs in to the chisel server with; the user is its cluster's id.
-    @ivar ports: the port of each forward, by the forward's name. Once given, never changed.
+    @ivar ports: the port of each forward, by the forward's name. Once given, they stay until L{Ledger.move}.
     @ivar listening: the ports that are open now, and the forward that each reaches.
     """
 
@@ -135,6 +135,14 @@ class Ledger:
         """
         self._agents.clear()
 
+    def move(self) -> None:
+        """Give every agent other ports than it has."""
+        left = set(self._kept_ports.values())
+        for agent in self:
+            for name in agent.ports:
+                self._kept_ports.pop((agent.agent_id, name), None)
+            agent.ports = {name: self._port(agent.agent_id, name, left) for name in agent.ports}
+
     def allocate(self, agent: Agent) -> Mapping[str, int]:
         """
         A port for each of the agent's forwards: the same as before, or a free one.
@@ -148,14 +156,16 @@ class Ledger:
                     agent.ports[name] = self._port(agent.agent_id, name)
         return agent.ports
 
-    def _port(self, agent_id: str, name: str) -> int:
+    def _port(self, agent_id: str, name: str, but: Collection[int] = ()) -> int:
         """
         The search starts where the names say: so an agent mostly finds its ports again after a restart.
+
+        @param but: ports that it must not be.
         """
         kept = self._kept_ports.get((agent_id, name))
         if kept is not None:
             return kept
-        taken = set(self._kept_ports.values())
+        taken = {*but, *self._kept_ports.values()}
         digest = hashlib.sha256(f"{agent_id}\n{name}".encode()).digest()
         start = int.from_bytes(digest[:4], "big")
         for step in range(self._span):

@@ -28,7 +28,7 @@ from pipeops_agent.sandbox.bindings import Bound, Grant
 from pipeops_agent.sandbox.callers import Guard, is_loopback
 from pipeops_agent.sandbox.chisel import ChiselServer, new_host_key
 from pipeops_agent.sandbox.console import FaultsResource, ListingResource
-from pipeops_agent.sandbox.faults import Act, DropTunnels, FaultBox, Forget
+from pipeops_agent.sandbox.faults import Act, DropTunnels, FaultBox, Forget, OtherPorts
 from pipeops_agent.sandbox.ledger import Agent, Ledger
 from pipeops_agent.sandbox.pki import Authority
 from pipeops_agent.sandbox.serving import Answer, Fixed, IServerReactor, Listener, Root
@@ -287,6 +287,8 @@ class SandboxService(MultiService):
         match act:
             case DropTunnels():
                 self.chisel.drop_sessions("dropped, as the sandbox was told")
+            case OtherPorts():
+                self.ledger.move()
             case Forget():
                 self.ledger.forget()
 

@@ -133,6 +133,14 @@ class TunnelSettings(msgspec.Struct, frozen=True, kw_only=True):
             Duration(0),
         ),
     ] = 3600.0
+    watchdog: Annotated[
+        float,
+        About(
+            "How long a tunnel that is wanted may be without an answer of its server before everything is"
+            " made anew, from the name look-up on. 0: for ever. Never less than a ping may take.",
+            Duration(0),
+        ),
+    ] = 300.0
     window_size: Annotated[
         int,
         About(

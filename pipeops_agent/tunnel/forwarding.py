@@ -174,6 +174,11 @@ class Forwarder:
             forward = Forward(clock, remote, traffic.forward(remote.forward), report)
             self._forwards.setdefault((remote.host, remote.port), forward)
 
+    @property
+    def connections(self) -> int:
+        """How many there are, with those that are being made."""
+        return sum(map(len, self._forwards.values()))
+
     def channel_requested(self, request: OpenRequest) -> None:
         """Dial the target of C{request} where it is configured, else refuse."""
         if request.kind != CHANNEL_TYPE:
@@ -191,7 +196,7 @@ class Forwarder:
             why = f"{asked!r} is no configured forward"
             self._deny(request, OPEN_ADMINISTRATIVELY_PROHIBITED, asked, why)
             return
-        if sum(map(len, self._forwards.values())) >= self._max_connections:
+        if self.connections >= self._max_connections:
             why = f"there are {self._max_connections} connections already (tunnel.max_channels)"
             forward.counters.fail("limit", why, self._clock.seconds())
             request.refuse(OPEN_RESOURCE_SHORTAGE, "too many connections")

@@ -11,8 +11,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pipeops_agent.scheduling import Backoff, DeadlineExceeded, Tasks, as_deferred, bounded
-from pipeops_agent.tunnel.errors import SessionError
+from pipeops_agent.backoff import Backoff
+from pipeops_agent.scheduling import DeadlineExceeded, Tasks, as_deferred, bounded
+from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
 from pipeops_agent.tunnel.machine import TunnelEffects, TunnelInputs, tunnel_machine
 from pipeops_agent.tunnel.session_api import Session, Target
 
@@ -20,6 +21,9 @@ _log = Logger(namespace="tunnel")
 
 CLOSE_TIMEOUT: Final = 1.5
 """Seconds that an attempt or a session has to end; then it is left behind, and said."""
+
+_BEFORE_AN_ANSWER: Final = frozenset({"dns", "tcp", "session"})
+"""The steps at which nobody has answered yet; C{session} is the loss of one."""
 
 _BUSY: Final = frozenset({"connecting", "connected", "closing"})
 
@@ -144,6 +148,15 @@ class Line:
         return self._core.backoff.failures
 
     @property
+    def hurried(self) -> bool:
+        """
+        Whether an attempt that begins now should give up soon on an address that does not answer, and try
+        anew: what was lost in an outage is sent again later and later, what a new attempt sends at once.
+        Where somebody has answered meanwhile the network is back, and maybe slow: there is no hurry.
+        """
+        return self._core.backoff.fast and not self._core.answered
+
+    @property
     def busy(self) -> bool:
         """Whether anything is held: an attempt, a session, or what is left of one."""
         return self.state in _BUSY
@@ -179,6 +192,8 @@ class _Core(TunnelEffects):
         self.session: Session | None = None
         self.timer: IDelayedCall | None = None
         self.quiet_waiters: list[Deferred[None]] = []
+        self.answered = False
+        self._began = 0.0
         self._since = clock.seconds()
         self._problem: SessionError | None = None
         self._lost = False
@@ -229,6 +244,7 @@ class _Core(TunnelEffects):
         self._disarm()
         self.target = target
         self.why = f"connecting to {target.server.address.url}"
+        self._began = self._clock.seconds()
         attempt = self._attempt = _Attempt()
         attempt.running = as_deferred(self._try(attempt, target))
         attempt.running.addErrback(self._say_defect)
@@ -287,10 +303,16 @@ class _Core(TunnelEffects):
         self.why = why
         if target is not None:
             self.target = target
-            self._arm(self.backoff.failed())
+            self._arm(self.backoff.failed(soon=False))
 
     def wait_after_failure(self, error: SessionError) -> None:
-        wait = self.backoff.failed()
+        self._wait_after(error, took=self._clock.seconds() - self._began)
+
+    def _wait_after(self, error: SessionError, took: float) -> None:
+        # A server that refuses ports has answered: it holds them for a while, whatever the network does.
+        soon = error.retryable and not isinstance(error, RemotesRefused)
+        wait = self.backoff.failed(took=took, soon=soon)
+        self.answered = error.step not in _BEFORE_AN_ANSWER
         self._problem = error
         hint = "" if error.retryable else " (this does not mend by itself)"
         self.why = f"{error.sentence}{hint}; the next attempt is in {wait:.1f} s"
@@ -299,7 +321,7 @@ class _Core(TunnelEffects):
     def wait_after_loss(self, why: str) -> None:
         self.session = None
         self._lost = True
-        self.wait_after_failure(SessionError("session", why))
+        self._wait_after(SessionError("session", why), took=0.0)
 
     def stay(self, why: str) -> None:
         self._disarm()

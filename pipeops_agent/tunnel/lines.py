@@ -9,7 +9,8 @@ Usually there is one line, C{main}. Beside it there can be:
 - a C{successor}, while the control plane wants another server or other ports: it is made before main and
   extras are broken. Where both would need the same port of the same server there is no successor: main and
   extras are closed, and then main is opened anew.
-- lines that C{retire}: they hold something yet, but only until it has ended.
+- lines that C{retire}: they hold something yet, but only until it has ended. A session that was replaced
+  before it was broken is drained first: what goes through it has L{DRAIN_LIMIT} seconds to end by itself.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
+from pipeops_agent.backoff import Backoff
 from pipeops_agent.orders import TunnelServer
-from pipeops_agent.scheduling import Backoff
+from pipeops_agent.tunnel.errors import SessionError
 from pipeops_agent.tunnel.line import Entry, Line
 from pipeops_agent.tunnel.refused import AllRefused, open_most
 from pipeops_agent.tunnel.remotes import Remote
 from pipeops_agent.tunnel.session_api import Session, Target
+
+_log = Logger(namespace="tunnel")
+
+DRAIN_LIMIT: Final = 30.0
+"""Seconds that the connections of a session have to end by themselves, when another has taken its place."""
+DRAIN_LOOK: Final = 0.5
+"""Seconds between two looks whether they have."""
 
 _RANK: Final = ("connected", "connecting", "waiting", "closing", "idle", "disabled")
 """What is shown of several lines: the first of these that one is in."""
@@ -66,6 +76,8 @@ class Lines:
         self.extras: list[Line] = []
         self.successor: Line | None = None
         self.retiring: list[Line] = []
+        self._draining: dict[Line, IDelayedCall] = {}
+        self._abandoned = False
         self._wish: tuple[str, object] = ("disabled", None)
         self._whole: Target | None = None
         """What main and extras carry together, or try to."""
@@ -77,12 +89,14 @@ class Lines:
     @property
     def leading(self) -> Line:
         """The line that the status shows: of main, extras, successor and retired ones the furthest."""
-        return min(self._all(), key=lambda line: _RANK.index(line.state))
+        shown = (line for line in self._all() if line not in self._draining)
+        return min(shown, key=lambda line: _RANK.index(line.state))
 
     @property
     def sessions(self) -> tuple[Session, ...]:
         """The sessions that carry forwards now."""
-        return tuple(line.session for line in self._all() if line.session is not None)
+        lines = (line for line in self._all() if line not in self._draining)
+        return tuple(line.session for line in lines if line.session is not None)
 
     @property
     def group(self) -> tuple[Line, ...]:
@@ -145,6 +159,31 @@ class Lines:
             self._leave_main_alone(why)
             self.main.disable(why)
 
+    def renew(self, why: str) -> None:
+        """Break what is connected and make it anew; what is not is tried now. A successor is new already."""
+        if self._wish[0] != "aim" or self._whole is None or self.successor is not None:
+            return
+        if any(line.session for line in self.group):
+            self._leave_main_alone(why)
+            self.main.rest(why)
+            self.main.want(self._whole)
+        else:
+            self.wake()
+
+    def abandon(self, why: str) -> None:
+        """
+        Let go of everything, in whatever state it is, and tell nobody of what becomes of it.
+
+        For when something is stuck: nothing that a line does then may be in the way.
+        """
+        self._abandoned = True
+        self._end_draining(why)
+        for line in self._all():
+            try:
+                line.disable(why)
+            except Exception:
+                _log.failure("{role} could not be given up", role=line.role)
+
     def wake(self) -> None:
         """Make all attempts that are being waited for now."""
         for line in self._all():
@@ -171,6 +210,7 @@ class Lines:
         return any(line.session and line.target and line.target.collides_with(target) for line in self.group)
 
     def _leave_main_alone(self, why: str) -> None:
+        self._end_draining(why)
         self._drop_successor(why)
         extras, self.extras = self.extras, []
         for line in extras:
@@ -187,6 +227,32 @@ class Lines:
         if line.state not in {"idle", "disabled"}:
             self.retiring.append(line)
             line.rest(why)
+
+    def _drain(self, line: Line, why: str) -> None:
+        """Let C{line} end when nothing goes through its session any more, or after a while."""
+        if line.session is None or not line.session.channels:
+            self._retire(line, why)
+            return
+        line.role = RETIRED_ROLE
+        self.retiring.append(line)
+        self._look_at(line, self._clock.seconds() + DRAIN_LIMIT, why)
+
+    def _look_at(self, line: Line, until: float, why: str) -> None:
+        if line.session is not None and line.session.channels and self._clock.seconds() < until:
+            self._draining[line] = self._clock.callLater(DRAIN_LOOK, self._look_at, line, until, why)
+        else:
+            self._draining.pop(line, None)
+            line.rest(why)
+
+    def _stop_draining(self, line: Line, why: str) -> None:
+        call = self._draining.pop(line, None)
+        if call is not None:
+            call.cancel()
+            line.rest(why)
+
+    def _end_draining(self, why: str) -> None:
+        for line in tuple(self._draining):
+            self._stop_draining(line, why)
 
     def _lead(self, lines: list[Line]) -> None:
         """Let C{lines} be main and extras."""
@@ -211,7 +277,7 @@ class Lines:
         self._whole = target
         self._lead([successor])
         for line in former:
-            self._retire(line, why)
+            self._drain(line, why)
 
     def _fill_gaps(self, why: str) -> None:
         """Begin an extra line for what no line carries or tries to."""
@@ -235,9 +301,13 @@ class Lines:
 
     def _entered(self, line: Line, entry: Entry) -> None:
         """Draw the conclusions from C{line} having entered a state, and tell the owner."""
+        if self._abandoned:
+            return
         if line in self.retiring:
             if entry.state in {"idle", "disabled"}:
                 self.retiring.remove(line)
+            elif entry.lost:
+                self._stop_draining(line, entry.why)
         elif entry.state == "connected":
             if line is self.successor:
                 self._promote("another session has taken its place")
@@ -263,6 +333,8 @@ class Lines:
 
     async def _open(self, line: Line, target: Target) -> Session:
         """Open what can be had of C{target}, when nothing that retires holds one of its ports any more."""
+        if self._abandoned:
+            raise SessionError("session", "given up with everything else")
         while (blocking := self._blocking(line, target)) is not None:
             await blocking.when_quiet()
         try:
@@ -282,6 +354,7 @@ class Lines:
         """A line that retires, and holds yet what C{line} needs."""
         for other in self.retiring:
             if other is not line and other.busy and not target.ports.isdisjoint(_ports([other])):
+                self._stop_draining(other, "another session needs its ports")
                 return other
         return None
 

@@ -9,27 +9,33 @@ from typing import Final, Literal
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger, LogLevel
 
-from pipeops_agent.clock import WallClock
+from pipeops_agent.backoff import Backoff, Spacing
+from pipeops_agent.clock import WallClock, rfc3339
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.net.trace import Trace
 from pipeops_agent.orders import TunnelOrder
-from pipeops_agent.scheduling import Backoff
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.status import Attempt, StatusBoard
 from pipeops_agent.tunnel.allocation import Plan, make_plan
 from pipeops_agent.tunnel.denials import DenialReporter
 from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
+from pipeops_agent.tunnel.flapping import Flapping
 from pipeops_agent.tunnel.flows import channel_flows
 from pipeops_agent.tunnel.forwards import ForwardBook
 from pipeops_agent.tunnel.journal import Journal
+from pipeops_agent.tunnel.keepalive import PATIENCE
 from pipeops_agent.tunnel.line import Entry, Line
 from pipeops_agent.tunnel.lines import Lines
 from pipeops_agent.tunnel.session_api import Opener, Session, Target
 from pipeops_agent.tunnel.traffic import TrafficCounters
+from pipeops_agent.tunnel.watchdog import Watchdog
+
+_log = Logger(namespace="tunnel")
 
 MAX_ATTEMPTS_SHOWN: Final = 20
 """How many attempts the status keeps."""
@@ -37,8 +43,17 @@ MAX_ATTEMPTS_SHOWN: Final = 20
 RECONNECT_CAP: Final = 30.0
 """The longest wait, in seconds, before a connection is tried again."""
 
-WAKE_SPACING: Final = 30.0
-"""L{TunnelManager.wake} is heard once in so many seconds: heartbeats don't undo the backoff."""
+WAKE_SPACING: Final = 2.0
+"""L{TunnelManager.wake} is heard once in so many seconds: heartbeat and poll recover together."""
+
+FAST_FOR: Final = 90.0
+"""Seconds after the loss of a stable session in which the attempts follow fast upon each other."""
+
+RECONNECT_SPACING: Final = 60.0
+"""L{TunnelManager.reconnect} is heard once in so many seconds."""
+
+ERRORS_SAID: Final = 3
+"""How many of the last errors the watchdog's record has."""
 
 
 class TunnelManager(Service):
@@ -53,10 +68,12 @@ class TunnelManager(Service):
 
     @param reactor: measures time.
     @param board: shows the tunnel.
-    @param opener: makes one attempt to open a session.
+    @param make_opener: makes what opens sessions, with everything that it needs from the name look-up on;
+        called anew whenever the watchdog barks.
     @param counters: what has been carried; C{board} reads them.
     @param on_fatal: called, once, with the reason to end the process: a connection was lost, and
         C{pipeops.reconnect.enabled} is off.
+    @ivar on_connected: called when a session is there: the network is.
     """
 
     def __init__(
@@ -67,7 +84,7 @@ class TunnelManager(Service):
         *,
         board: StatusBoard,
         wall: WallClock,
-        opener: Opener,
+        make_opener: Callable[[], Opener],
         counters: TrafficCounters,
         on_fatal: Callable[[FatalError], None],
         random: Callable[[], float] = _random.random,
@@ -77,7 +94,8 @@ class TunnelManager(Service):
         self._reconnect = reconnect
         self._board = board
         self._wall = wall
-        self._opener = opener
+        self._make_opener = make_opener
+        self._opener = make_opener()
         self._counters = counters
         self._on_fatal = on_fatal
         self._random = random
@@ -85,22 +103,32 @@ class TunnelManager(Service):
         self._plan: Plan = make_plan(settings, None)
         self._asleep = False
         self._fatal = False
-        self._last_wake: float | None = None
+        self.on_connected: Callable[[], None] = _nothing
+        self._wakes = Spacing(reactor, WAKE_SPACING)
+        self._reconnects = Spacing(reactor, RECONNECT_SPACING)
+        self._watchdog = Watchdog(reactor, self._rebuild, random)
+        self._silent_rebuilds = 0
+        self._flapping = Flapping(reactor, lambda: self._settings.stable_after, self._flapping_changed)
+        self._held: set[Session] = set()
         self._inactivity: IDelayedCall | None = None
         self._attempts: deque[Attempt] = deque(maxlen=MAX_ATTEMPTS_SHOWN)
         self._book = ForwardBook(reactor, wall, counters, settings, self._show_forwards)
         self._denials = DenialReporter(reactor, counters.denials, board.tell_denied)
         self._journal = Journal(reconnect.max_attempts)
-        self._lines = Lines(
-            reactor,
+        self._lines = self._make_lines()
+        self._former: Lines | None = None
+        board.read_traffic_from(counters.snapshot)
+        board.read_channels_from(lambda: channel_flows(counters, reactor.seconds()))
+
+    def _make_lines(self) -> Lines:
+        return Lines(
+            self._clock,
             open_session=self._open,
             make_backoff=self._make_backoff,
             explain=self._book.explain,
             refused=self._book.refuse,
             entered=self._entered,
         )
-        board.read_traffic_from(counters.snapshot)
-        board.read_channels_from(lambda: channel_flows(counters, reactor.seconds()))
 
     def startService(self) -> None:
         super().startService()
@@ -113,10 +141,12 @@ class TunnelManager(Service):
         self._order = None
         self._plan = make_plan(self._settings, None)
         self._lines.disable("the agent is stopping")
-        self._watch_inactivity()
+        self._flapping.forget()
+        self._watch()
         self._publish()
         self._denials.stop()
-        return self._lines.when_quiet()
+        ends = [lines.when_quiet() for lines in (self._lines, self._former) if lines is not None]
+        return DeferredList(ends, consumeErrors=True).addCallback(lambda _: None)
 
     def obey(self, order: TunnelOrder) -> None:
         """Do what the control plane wants. The same order again changes nothing."""
@@ -131,12 +161,30 @@ class TunnelManager(Service):
             self._follow()
 
     def wake(self) -> None:
-        """The control plane can be reached: make the attempt that is being waited for now."""
-        now = self._clock.seconds()
-        recently = self._last_wake is not None and now - self._last_wake < WAKE_SPACING
-        if self.running and not recently and any(line.waits_for_attempt for line in self._lines.group):
-            self._last_wake = now
+        """The control plane can be reached again: make the attempt that is being waited for now."""
+        waiting = any(line.waits_for_attempt for line in self._lines.group)
+        if self.running and waiting and self._wakes.allows():
             self._lines.wake()
+
+    def reconnect(self, why: str) -> None:
+        """
+        The control plane asks for another connection, C{why}: break the present one, then make it anew.
+
+        Where it has ordered another server or other ports first, the next one is on its way already, and is
+        made before the present one is broken. Heard once in L{RECONNECT_SPACING} seconds: who asks in each
+        answer gets no loop.
+        """
+        if not self.running or not self._is_wanted:
+            _log.debug("asked to reconnect a tunnel that is not there: {why}", why=why)
+        elif not self._reconnects.allows():
+            _log.warn(
+                "asked to reconnect again within {seconds:g} s, which is not done: {why}",
+                seconds=RECONNECT_SPACING,
+                why=why,
+            )
+        else:
+            _log.info("the tunnel is connected anew, as the control plane asks: {why}", why=why)
+            self._lines.renew(f"the control plane asks for another connection: {why}")
 
     def dialled(self, forward: str, problem: str | None) -> None:
         """A channel has reached the target of C{forward}; or has not, and why."""
@@ -144,11 +192,18 @@ class TunnelManager(Service):
             self._show_forwards()
 
     def pinged(self) -> None:
-        """A ping has been answered: show the round trip."""
+        """A ping has been answered: the server is there. Show the round trip."""
+        self._contact()
         self._board.set_tunnel(rtt=self._rtt(), forwards=self._book.statuses())
 
     def _show_forwards(self) -> None:
         self._board.set_tunnel(forwards=self._book.statuses())
+
+    def _contact(self) -> None:
+        """There is proof that the server is there."""
+        self._watchdog.fed()
+        self._silent_rebuilds = 0
+        self._board.set_tunnel(contact=self._wall())
 
     def _follow(self) -> None:
         """Make the plan anew, and do what has changed."""
@@ -156,6 +211,7 @@ class TunnelManager(Service):
         self._plan = plan
         if (plan.wish, plan.target, plan.problem) != (before.wish, before.target, before.problem):
             self._asleep = False
+            self._flapping.forget()
         self._journal.plan(plan)
         self._book.plan(plan.forwards)
         self._counters.know(forward.name for forward in plan.forwards)
@@ -172,7 +228,61 @@ class TunnelManager(Service):
             self._lines.hold_off(plan.why)
         elif not self._asleep:
             self._lines.aim(plan.target)
+        self._watch()
+        self._publish()
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether there shall be a session, and can be."""
+        return self._plan.wish == "wanted" and self._plan.target is not None and not self._asleep
+
+    def _watch(self) -> None:
         self._watch_inactivity()
+        settings = self._settings
+        limit = settings.watchdog if self._is_wanted else 0.0
+        # A tunnel that lives may need so long to prove it.
+        ping = settings.ping_interval + (PATIENCE + 1) * settings.ping_timeout
+        self._watchdog.watch(max(limit, ping) if limit > 0 else 0.0)
+
+    def _rebuild(self, quiet: float) -> None:
+        """
+        Nothing was proven for C{quiet} seconds: make everything anew, and try at once.
+
+        Nothing of what was there is asked, or waited for: its state may be what is wrong.
+        """
+        why = f"no answer of the server for {quiet:.0f} s"
+        first, self._silent_rebuilds = self._silent_rebuilds == 0, self._silent_rebuilds + 1
+        tunnel = self._board.now.tunnel
+        errors = dict.fromkeys(each.error for each in reversed(tunnel.attempts) if each.error is not None)
+        said = {
+            "state": self._lines.leading.state,
+            "last_contact": "none yet" if tunnel.contact is None else rfc3339(tunnel.contact),
+            "last_errors": list(errors)[:ERRORS_SAID],
+            "rebuilds": self._silent_rebuilds,
+        }
+        # Each further one of the same outage is no news.
+        _log.emit(
+            LogLevel.warn if first else LogLevel.debug,
+            "the watchdog makes the tunnel anew: {why}, in the state {state}; the last contact:"
+            " {last_contact}; the last errors: {last_errors}",
+            why=why,
+            **said,
+        )
+        self._former, self._lines = self._lines, self._make_lines()
+        self._former.abandon(why)
+        for session in tuple(self._held):
+            session.abort(why)
+        self._opener = self._make_opener()
+        self._board.set_tunnel(rebuilds=tunnel.rebuilds + 1)
+        self._board.announce("rebuilt", why=why, **said)
+        self._steer()
+
+    def _flapping_changed(self, sentence: str | None) -> None:
+        if sentence is None:
+            _log.info("the tunnel is not flapping any more")
+        else:
+            _log.warn("the tunnel is {sentence}", sentence=sentence)
+        self._board.announce("flapping", flapping=sentence is not None, message=sentence or "over")
         self._publish()
 
     def _watch_inactivity(self) -> None:
@@ -205,20 +315,23 @@ class TunnelManager(Service):
             step=self._reconnect.backoff,
             cap=RECONNECT_CAP,
             stable_after=self._settings.stable_after,
+            fast_for=FAST_FOR,
             random=self._random,
         )
 
     async def _open(self, line: Line, target: Target) -> Session:
         """Make one attempt, and keep its record."""
-        trace = Trace(self._clock, self._wall)
+        trace, lines = Trace(self._clock, self._wall), self._lines
         outcome: Literal["connected", "refused", "failed", "given up"] = "given up"
         error: str | None = "given up"
         try:
-            session = await self._opener(target.server, target.remotes, trace)
+            session = await self._opener(target.server, target.remotes, trace, hurried=line.hurried)
             outcome, error = "connected", None
         except SessionError as problem:
             outcome = "refused" if isinstance(problem, RemotesRefused) else "failed"
             error = problem.sentence
+            if outcome == "refused":
+                self._contact()
             raise
         finally:
             self._attempts.append(
@@ -230,11 +343,22 @@ class TunnelManager(Service):
                     outcome=outcome,
                 )
             )
+        if lines is not self._lines:
+            session.abort("no longer wanted")
+            raise SessionError("session", "it came too late")
+        self._held.add(session)
+        session.when_lost().addBoth(lambda _: self._held.discard(session))
         self._counters.connects += 1
         return session
 
     def _entered(self, line: Line, entry: Entry) -> None:
         self._journal.entered(line, entry)
+        if entry.state == "connected":
+            self._contact()
+            self._flapping.connected()
+            self.on_connected()
+        elif entry.lost and entry.problem is not None:
+            self._flapping.lost(entry.lasted, entry.problem.sentence)
         if self.running:
             self._check_fatal(line, entry)
             self._steer()
@@ -268,10 +392,15 @@ class TunnelManager(Service):
             rtt=self._rtt(),
             forwards=self._book.statuses(),
             attempts=tuple(self._attempts),
+            flapping=self._flapping.sentence,
         )
 
     def _message(self, leading: Line) -> str:
-        successor = self._lines.successor
-        if successor is None or successor is leading:
-            return leading.why
-        return f"{leading.why}; its successor is {successor.state}: {successor.why}"
+        successor, message = self._lines.successor, leading.why
+        if successor is not None and successor is not leading:
+            message = f"{message}; its successor is {successor.state}: {successor.why}"
+        return message if self._flapping.sentence is None else f"{self._flapping.sentence}; now: {message}"
+
+
+def _nothing() -> None:
+    """For a callback that nobody has set."""

@@ -107,6 +107,10 @@ class ChiselSession:
     def rtt(self) -> float | None:
         return self._pings.rtt
 
+    @property
+    def channels(self) -> int:
+        return self._forwarder.connections
+
     def last_activity(self) -> float:
         times = (self._traffic.forward(remote.forward).last_byte for remote in self.remotes)
         return max(self._opened_at, *(time or 0.0 for time in times))
@@ -124,6 +128,12 @@ class ChiselSession:
             self._stop_pings()
             self._tasks.spawn(self._close(), "closing a tunnel session")
         return self.when_lost().addCallback(lambda _: None)
+
+    def abort(self, why: str) -> None:
+        if self._ended is None:
+            self._closing = self._closing or why
+            self._stop_pings()
+            self._carrier.fail(why)
 
     async def _close(self) -> None:
         self._forwarder.stop()
@@ -320,6 +330,7 @@ class SessionOpener:
     """
     Opens sessions: the manager's way out (L{pipeops_agent.tunnel.session_api.Opener}).
 
+    @param hasty: the way out of attempts that are hurried; by default the same.
     @param tls: how TLS is spoken to chisel servers.
     @param report: told of each dial: the forward's name, and None or why it failed.
     @param on_ping: called when a ping has been answered.
@@ -337,10 +348,12 @@ class SessionOpener:
         version: str,
         report: Callable[[str, str | None], None],
         on_ping: Callable[[], None],
+        hasty: Connector | None = None,
     ) -> None:
         self._reactor = reactor
         self._on_ping = on_ping
         self._connector = connector
+        self._hasty = hasty or connector
         self._dialer = dialer
         self._traffic = traffic
         self._settings = settings
@@ -350,13 +363,9 @@ class SessionOpener:
         self._sessions = count(1)
 
     async def __call__(
-        self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace
+        self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace, *, hurried: bool = False
     ) -> ChiselSession:
-        """
-        Open a session that carries C{remotes}.
-
-        @raise SessionError: it can't be opened.
-        """
+        """See L{pipeops_agent.tunnel.session_api.Opener}."""
         settings = self._settings()
         tls = self._tls_for(server)
         forwarder = Forwarder(
@@ -379,7 +388,7 @@ class SessionOpener:
             version=self._version,
             on_ping=self._on_ping,
         )
-        await session.open(self._connector, tls, trace)
+        await session.open(self._hasty if hurried else self._connector, tls, trace)
         return session
 
     def _tls_for(self, server: TunnelServer) -> ClientTLS | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 import msgspec
@@ -32,6 +32,10 @@ class Session(Protocol):
     def rtt(self) -> float | None:
         """The round trip of the last ping, in seconds."""
 
+    @property
+    def channels(self) -> int:
+        """How many connections it carries now, with those that are being made."""
+
     def last_activity(self) -> float:
         """The clock's seconds at the last byte on a channel; at the opening, before the first."""
 
@@ -40,6 +44,9 @@ class Session(Protocol):
 
     def close(self, why: str) -> Deferred[None]:
         """End it, in bounded time; the result fires when it has ended. A second call waits for the first."""
+
+    def abort(self, why: str) -> None:
+        """End it now, without a word to the server, also where L{close} has been called."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -64,9 +71,15 @@ class Target(msgspec.Struct, frozen=True):
         return (address.host.lower(), address.port)
 
 
-Opener = Callable[[TunnelServer, tuple[Remote, ...], Trace], Awaitable[Session]]
-"""
-Opens a session that carries exactly these remotes. Cancelling it ends the attempt and leaves nothing behind.
+class Opener(Protocol):
+    """Opens sessions."""
 
-Raises L{SessionError<pipeops_agent.tunnel.errors.SessionError>}, or its subclass C{RemotesRefused}.
-"""
+    def __call__(
+        self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace, *, hurried: bool
+    ) -> Awaitable[Session]:
+        """
+        Open one that carries exactly C{remotes}. Cancelling ends the attempt and leaves nothing behind.
+
+        @param hurried: give up soon on an address that does not answer: another attempt follows at once.
+        @raise SessionError: it can't be opened; C{RemotesRefused}, where it is the remotes that can't be had.
+        """

@@ -9,7 +9,7 @@ from pipeops_agent.controlplane import heartbeat, registration
 from pipeops_agent.errors import ExitStatus
 from pipeops_agent.sandbox import faults
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
-from tests.agent.house import TOKEN, House
+from tests.agent.house import TOKEN, House, look_until
 
 
 class FaultCase(House):
@@ -133,6 +133,41 @@ class TunnelTests(FaultCase):
         user = await self.connect("kubernetes-api")
         user.say(b"again")
         self.assertEqual(await user.heard(5), b"again")
+
+    async def test_asked_to_reconnect(self) -> None:
+        """Asked for another connection in each answer: there is one, with the same ports, and no third."""
+        await self.start()
+        ports = dict(self.known.ports)
+        self.sandbox.faults.add(faults.Reconnect(message="we are about to restart"))
+        await self.until(lambda _: self.agent.board.traffic().connects == 2, "another session")
+        await self.until_connected()
+        await self.heartbeats(5)
+        self.assertEqual((self.agent.board.traffic().connects, self.known.ports), (2, ports))
+        self.assertIn("as the control plane asks: we are about to restart", self.logged())
+        await self.well_again()
+
+    async def test_moved(self) -> None:
+        """Other ports, and asked to reconnect: the new tunnel is there before the old one, in use, goes."""
+        await self.start()
+        user = await self.connect("kubernetes-api")
+        before = set(self.known.ports.values())
+        self.sandbox.ledger.move()
+        self.sandbox.faults.add(faults.Reconnect(count=1))
+        after = set(self.known.ports.values())
+        await self.until(
+            lambda status: {forward.remote_port for forward in status.tunnel.forwards} == after, "the move"
+        )
+        self.assertEqual(before & after, set())
+        states = {record["msg"] for record in self.records(component="tunnel") if "closing" in record["msg"]}
+        self.assertEqual(states, set())
+        user.say(b"still")
+        self.assertEqual(await user.heard(5), b"still")
+        other = await self.connect("kubernetes-api")
+        other.say(b"here")
+        self.assertEqual(await other.heard(4), b"here")
+        assert user.transport is not None
+        user.transport.loseConnection()
+        await look_until(lambda: set(self.known.listening) == after, "the end of the old tunnel")
 
     async def test_bind_refused(self) -> None:
         """One port that can't be had: the others work meanwhile, and it comes when it can."""

@@ -7,7 +7,15 @@ import json
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.controlplane import ApiError, Heartbeat, Registered, Registration, TunnelAnswer, client_tls
+from pipeops_agent.controlplane import (
+    ApiError,
+    Heartbeat,
+    HeartbeatAnswer,
+    Registered,
+    Registration,
+    TunnelAnswer,
+    client_tls,
+)
 from pipeops_agent.net import ClientTLS
 from pipeops_agent.orders import TunnelOrder
 from pipeops_agent.secrets import Secret
@@ -109,6 +117,12 @@ class HeartbeatTests(SynchronousTestCase):
             world = World(reply)
             self.successResultOf(Deferred.fromCoroutine(world.client.heartbeat(BEAT)))
             self.assertNotIn("token", json.loads(world.server.seen[0].body))
+
+    def test_advice(self) -> None:
+        """What the answer advises is handed on."""
+        body = b'{"success": true, "reconnect": true, "message": "moving"}'
+        answer = self.successResultOf(Deferred.fromCoroutine(World(Reply(200, body)).client.heartbeat(BEAT)))
+        self.assertEqual(answer, HeartbeatAnswer(reconnect=True, message="moving"))
 
     def test_failure(self) -> None:
         """Any other status is an error, 201 and redirects included."""

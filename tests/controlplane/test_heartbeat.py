@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.build import build_info
-from pipeops_agent.controlplane import ApiError, Heartbeat, HeartbeatReport, HeartbeatService
+from pipeops_agent.controlplane import ApiError, Heartbeat, HeartbeatAnswer, HeartbeatReport, HeartbeatService
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.health import standard_checks
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
@@ -19,8 +19,8 @@ UNKNOWN = ApiError("404", status=404, json_object=True)
 
 
 class FakeSender(ScriptedCalls):
-    def heartbeat(self, heartbeat: Heartbeat) -> Deferred[None]:
-        return self.take(heartbeat)
+    def heartbeat(self, heartbeat: Heartbeat) -> Deferred[HeartbeatAnswer]:
+        return self.take(heartbeat).addCallback(lambda answer: answer or HeartbeatAnswer())
 
 
 class Case(SynchronousTestCase):
@@ -36,6 +36,7 @@ class Case(SynchronousTestCase):
         self.sender = FakeSender()
         self.fatal: list[FatalError] = []
         self.unknown: list[float] = []
+        self.advice: list[tuple[str, bool]] = []
         self.recoveries = 0
         self.begin()
         self.addCleanup(self.stopped)
@@ -62,6 +63,7 @@ class Case(SynchronousTestCase):
             random=lambda: random,
         )
         self.service.on_recovery = self.recovered
+        self.service.on_advice = lambda why, reconnect: self.advice.append((why, reconnect))
 
     def recovered(self) -> None:
         self.recoveries += 1
@@ -373,6 +375,49 @@ class NoReconnectTests(Case):
         self.sender.default = network_error()
         self.service.startService()
         self.assertEqual(self.fatal, [])
+
+
+class AdviceTests(Case):
+    """What an answer advises."""
+
+    def hear(self, *answers: HeartbeatAnswer) -> None:
+        """Send a heartbeat for each of C{answers}."""
+        self.sender.outcomes = list(answers)
+        self.service.startService()
+        self.clock.pump([5.0] * (len(answers) - 1))
+        self.assertEqual(self.sender.outcomes, [])
+
+    def test_reconnect(self) -> None:
+        """C{reconnect} is passed on once, however often it is said; again when it was not said meanwhile."""
+        please, nothing = HeartbeatAnswer(reconnect=True, message="we move"), HeartbeatAnswer()
+        self.hear(nothing, please, please, please, nothing, please)
+        self.assertEqual(self.advice, [("we move", True)] * 2)
+
+    def test_a_failure_in_between(self) -> None:
+        """A heartbeat that fails between two answers that say the same makes them no news."""
+        please = HeartbeatAnswer(reconnect=True)
+        self.sender.outcomes = [please, network_error(), please, please]
+        self.service.startService()
+        self.clock.pump([5.0] * 6)
+        self.assertEqual(self.advice, [("no reason given", True)])
+
+    def test_server(self) -> None:
+        """A server that is named is a hint, once for each."""
+        self.hear(*(HeartbeatAnswer(server=name) for name in ("wss://a", "wss://a", "wss://b")))
+        self.assertEqual(
+            self.advice,
+            [
+                ("the heartbeat names the server wss://a", False),
+                ("the heartbeat names the server wss://b", False),
+            ],
+        )
+
+    def test_what_is_not_understood(self) -> None:
+        """A field of a wrong type is a warning, once, and the heartbeat a success."""
+        odd = HeartbeatAnswer(problem="reconnect: expected true or false, got a string")
+        self.hear(odd, odd, odd)
+        self.assertEqual(len(self.records.at("warn")), 1)
+        self.assertEqual((self.board.now.heartbeat.state, self.advice), ("ok", []))
 
 
 class UnknownTests(Case):

@@ -10,9 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.controlplane.errors import AnswerError
 from pipeops_agent.controlplane.messages import (
     Heartbeat,
+    HeartbeatAnswer,
     NoClusterID,
     Registration,
     encode,
+    parse_heartbeat_answer,
     parse_registered,
 )
 from pipeops_agent.secrets import Secret
@@ -152,3 +154,49 @@ class ParseRegisteredTests(SynchronousTestCase):
         self.assertEqual(parse_registered(newer).contract_version, 1)
         for bad in (0, True, "1"):
             self.assertIn("contract_version", str(self.error({"cluster_id": UUID, "contract_version": bad})))
+
+
+class ParseHeartbeatAnswerTests(SynchronousTestCase):
+    """L{parse_heartbeat_answer}."""
+
+    def test_nothing(self) -> None:
+        """Most answers say nothing: an empty body, a page, an object with other fields."""
+        for body in (
+            b"",
+            b"ok",
+            b"<html>",
+            b"[]",
+            b"{",
+            b"[" * 100_000,
+            b'{"success": true}',
+            b'{"reconnect": false}',
+        ):
+            self.assertEqual(parse_heartbeat_answer(body), HeartbeatAnswer(), body)
+
+    def test_reconnect(self) -> None:
+        """C{reconnect} with what the control plane says of it: its first line, printable and bounded."""
+        body = json.dumps({"reconnect": True, "message": "moving\x1b[2J\nsecond" + "x" * 5000}).encode()
+        answer = parse_heartbeat_answer(body)
+        self.assertTrue(answer.reconnect)
+        self.assertTrue(answer.message.startswith("moving"))
+        self.assertTrue(answer.message.isprintable())
+        long = parse_heartbeat_answer(json.dumps({"message": "x" * 5000}).encode())
+        self.assertLess(len(long.message), 1000)
+
+    def test_server(self) -> None:
+        """The server, in either field, as text; a long one is cut: it is compared, and never connected to."""
+        for field in ("tunnel_server_addr", "tunnel_url"):
+            body = json.dumps({field: " wss://b.example "}).encode()
+            self.assertEqual(parse_heartbeat_answer(body).server, "wss://b.example")
+        long = parse_heartbeat_answer(json.dumps({"tunnel_url": "x" * 5000}).encode())
+        self.assertEqual(len(long.server or ""), 512)
+
+    def test_wrong_types(self) -> None:
+        """A field of a wrong type, or one that comes twice, is named; nothing of the answer counts then."""
+        for body, problem in (
+            (b'{"reconnect": "yes"}', "reconnect: expected true or false, got a string"),
+            (b'{"reconnect": 1}', "reconnect: expected true or false, got a number"),
+            (b'{"reconnect": true, "tunnel_url": 7}', "tunnel_url: expected a string, got a number"),
+            (b'{"reconnect": true, "reconnect": false}', "'reconnect' appears twice in one object"),
+        ):
+            self.assertEqual(parse_heartbeat_answer(body), HeartbeatAnswer(problem=problem))

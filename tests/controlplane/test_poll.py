@@ -65,6 +65,27 @@ class PollTests(SynchronousTestCase):
         self.assertEqual(self.orders, [IDLE, IDLE])
         self.assertEqual(self.asker.calls[0], ("cluster-1", "agent-1"))
 
+    def test_refresh(self) -> None:
+        """A refresh polls now; who asked is told after the order that came of it, and of a failure too."""
+        said: list[object] = self.orders  # type: ignore[assignment]  # what is told stands between the orders
+        self.polls_until()
+        self.service.refresh(lambda: said.append("first"))
+        self.assertEqual(said, [IDLE, IDLE, "first"])
+        self.asker.outcomes = [network_error()]
+        self.service.refresh(lambda: said.append("second"))
+        self.assertEqual(said[3:], ["second"])
+
+    def test_refresh_while_a_poll_is_under_way(self) -> None:
+        """The poll under way may have been answered before; it is the next one that counts."""
+        slow: Deferred[TunnelAnswer] = Deferred()
+        said: list[str] = []
+        self.polls_until(slow)
+        self.service.refresh(lambda: said.append("done"))
+        slow.callback(TunnelAnswer())
+        self.assertEqual((said, len(self.asker.calls)), ([], 1))
+        self.clock.advance(0)
+        self.assertEqual((said, len(self.asker.calls)), (["done"], 2))
+
     def test_pace_under_a_slow_server(self) -> None:
         """An answer that takes 3 s does not make the interval 8 s; polls never overlap."""
         slow: Deferred[TunnelAnswer] = Deferred()

@@ -22,7 +22,7 @@ from pipeops_agent.controlplane import ControlPlaneClient
 from pipeops_agent.controlplane.answer import parse_date, parse_retry_after
 from pipeops_agent.controlplane.body import MAX_BODY
 from pipeops_agent.controlplane.errors import ApiError
-from pipeops_agent.controlplane.messages import Heartbeat, Registration
+from pipeops_agent.controlplane.messages import Heartbeat, HeartbeatAnswer, Registration
 from pipeops_agent.net import CertificateProblem, ConnectProblem, TLSFileProblem
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import EndpointSettings, PipeopsSettings
@@ -46,7 +46,7 @@ class CallTests(SynchronousTestCase):
     def world(self, *replies: Reply, **settings: Any) -> World:
         return World(*replies, settings=PipeopsSettings(**{"api_url": API, **settings}))
 
-    def beat(self, world: World) -> Deferred[None]:
+    def beat(self, world: World) -> Deferred[HeartbeatAnswer]:
         return Deferred.fromCoroutine(world.client.heartbeat(BEAT))
 
     def error(self, world: World) -> ApiError:
@@ -269,7 +269,7 @@ class ClockTests(SynchronousTestCase):
             reply.headers["Date"] = date
         return World(*replies)
 
-    def beat(self, world: World) -> Deferred[None]:
+    def beat(self, world: World) -> Deferred[HeartbeatAnswer]:
         return Deferred.fromCoroutine(world.client.heartbeat(BEAT))
 
     def test_status(self) -> None:
@@ -390,7 +390,7 @@ class NetworkTests(SynchronousTestCase):
         )
         return world, agent
 
-    def beat(self, world: World) -> Deferred[None]:
+    def beat(self, world: World) -> Deferred[HeartbeatAnswer]:
         return Deferred.fromCoroutine(world.client.heartbeat(BEAT))
 
     def error(self, *errors: Exception, prepare: Callable[[World], None] = lambda world: None) -> ApiError:

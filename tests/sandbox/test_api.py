@@ -291,3 +291,14 @@ class FaultTests(APITestCase):
             self.box.add(faults.Tunnel(status=status, count=1))
             answer = self.get(f"/api/v1/tunnel/status?agent_id={agent.agent_id}")
             self.assertEqual(answer.json["status"], status)
+
+    def test_reconnect(self) -> None:
+        """The answers to heartbeats ask for another connection, and name another server if there is one."""
+        agent = self.register()
+        self.assertEqual(self.beat(agent).json, {"success": True})
+        self.box.add(faults.Reconnect(count=1, message="we move"))
+        asked = {"success": True, "reconnect": True, "message": "we move"}
+        self.assertEqual(self.beat(agent).json, asked)
+        self.assertEqual(self.beat(agent).json, {"success": True})
+        self.box.add(faults.Reconnect(server="wss://other.test"))
+        self.assertEqual(self.beat(agent).json["tunnel_server_addr"], "wss://other.test")

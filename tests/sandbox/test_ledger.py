@@ -57,6 +57,16 @@ class LedgerTests(SynchronousTestCase):
         self.assertFalse(known)
         self.assertEqual(self.ledger.allocate(again), ports)
 
+    def test_move(self) -> None:
+        """Other ports: none of those before, for nobody; and they stay."""
+        agents = [self.ledger.register(registration(name))[0] for name in ("agent-1", "agent-2")]
+        before = {port for agent in agents for port in self.ledger.allocate(agent).values()}
+        self.ledger.move()
+        after = [dict(self.ledger.allocate(agent)) for agent in agents]
+        self.assertEqual(before & {port for ports in after for port in ports.values()}, set())
+        self.assertEqual(len({port for ports in after for port in ports.values()}), 6)
+        self.assertEqual([dict(self.ledger.allocate(agent)) for agent in agents], after)
+
     def test_ports_are_found_again(self) -> None:
         """A new ledger gives the same ports, where they are free."""
         agent, _ = self.ledger.register(registration())

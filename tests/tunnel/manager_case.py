@@ -42,17 +42,23 @@ class Rig:
         self.settings = TunnelSettings(**{"forwards": FORWARDS, **tunnel})
         self.fatal: list[FatalError] = []
         self.states: list[str] = []
+        self.openers_made = 0
         self.manager = TunnelManager(
             self.clock,
             self.settings,
             reconnect or ReconnectSettings(),
             board=self.board,
             wall=self.wall,
-            opener=self.opener,
+            make_opener=self.make_opener,
             counters=self.counters,
             on_fatal=self.fatal.append,
             random=lambda: 1.0,
         )
+
+    def make_opener(self) -> ScriptedOpener:
+        """What the manager asks for at the start, and at each rebuild."""
+        self.openers_made += 1
+        return self.opener
 
     def wall(self) -> Any:
         return wall_of(self.clock)

@@ -22,6 +22,7 @@ class ScriptedSession:
     A session that does what the test says.
 
     @ivar silent_since: when it answered its last ping; None: it answers.
+    @ivar channels: the connections that go through it.
     @ivar slow: closing it ends when the test says L{finish}.
     @ivar delay: closing it takes so many seconds.
     """
@@ -36,6 +37,7 @@ class ScriptedSession:
         self._ended: str | None = None
         self._waiters: list[Deferred[str]] = []
         self.close_reason: str | None = None
+        self.channels = 0
         self.slow = False
         self.delay = 0.0
 
@@ -79,6 +81,10 @@ class ScriptedSession:
                 self.finish()
         return self.when_lost().addCallback(lambda _: None)
 
+    def abort(self, why: str) -> None:
+        self.close_reason = self.close_reason or why
+        self.lose(why)
+
     def finish(self) -> None:
         """The end of L{close}."""
         self.lose(self.close_reason or "closed")
@@ -93,12 +99,20 @@ class ScriptedSession:
 
 
 class Attempt:
-    """One attempt to open a session, until the test answers it."""
+    """
+    One attempt to open a session, until the test answers it.
 
-    def __init__(self, clock: Clock, server: TunnelServer, remotes: tuple[Remote, ...]) -> None:
+    @ivar stuck: it goes on when it is cancelled.
+    """
+
+    def __init__(
+        self, clock: Clock, server: TunnelServer, remotes: tuple[Remote, ...], *, hurried: bool = False
+    ) -> None:
         self._clock = clock
         self.server = server
         self.remotes = remotes
+        self.hurried = hurried
+        self.stuck = False
         self.cancelled = False
         self.answer: Deferred[Session] = Deferred(self._cancel)
 
@@ -137,12 +151,22 @@ class ScriptedOpener:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.attempts: list[Attempt] = []
+        self.stuck = False
 
-    async def __call__(self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace) -> Session:
-        attempt = Attempt(self._clock, server, remotes)
+    async def __call__(
+        self, server: TunnelServer, remotes: tuple[Remote, ...], trace: Trace, *, hurried: bool = False
+    ) -> Session:
+        attempt = Attempt(self._clock, server, remotes, hurried=hurried)
+        attempt.stuck = self.stuck
         self.attempts.append(attempt)
         with trace.step("tcp"):
-            return await attempt.answer
+            while True:
+                try:
+                    return await attempt.answer
+                except CancelledError:
+                    if not attempt.stuck:
+                        raise
+                    attempt.answer = Deferred()
 
     @property
     def pending(self) -> list[Attempt]:

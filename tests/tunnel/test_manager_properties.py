@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,8 +21,9 @@ from pipeops_agent.orders import TunnelOrder
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
 from pipeops_agent.settings.model_tunnel import Forward, TunnelSettings
 from pipeops_agent.status import StatusBoard
-from pipeops_agent.tunnel.manager import TunnelManager
+from pipeops_agent.tunnel.manager import RECONNECT_CAP, TunnelManager
 from pipeops_agent.tunnel.traffic import TrafficCounters
+from pipeops_agent.tunnel.watchdog import SPREAD, TICK
 from tests.tunnel.scripted import Attempt, ScriptedOpener, ScriptedSession, make_order, make_server, wall_of
 
 FORWARDS = tuple(
@@ -29,6 +31,9 @@ FORWARDS = tuple(
 )
 PORTS = [(8000, 8001, 8002), (8000, 8001), (8000, 9001, 9002), (9000, 9001, 9002), (9000,), ()]
 HOSTS = ["one.example", "two.example"]
+WATCHDOG = 60.0
+BOUND = WATCHDOG * (1 + SPREAD) + 2 * TICK + RECONNECT_CAP
+"""Seconds after which a tunnel that is wanted, and can be had, is there."""
 LAST_ORDER = make_order(7000, 7001, 7002)
 
 
@@ -50,6 +55,7 @@ class ManagerMachine(RuleBasedStateMachine):
             forwards=FORWARDS,
             inactivity_policy="always" if policy == "always" else "wanted",
             inactivity_timeout=timeout,
+            watchdog=WATCHDOG,
         )
         self.manager = TunnelManager(
             self.clock,
@@ -57,20 +63,33 @@ class ManagerMachine(RuleBasedStateMachine):
             ReconnectSettings(),
             board=self.board,
             wall=self.wall,
-            opener=self.opener,
+            make_opener=self.make_opener,
             counters=TrafficCounters(),
             on_fatal=lambda error: None,
             random=lambda: 0.5,
         )
         self.manager.startService()
 
+    def make_opener(self):  # type: ignore[no-untyped-def] # as below
+        return self.opener
+
     def wall(self):  # type: ignore[no-untyped-def] # hypothesis looks at every annotation of a machine's class
         return wall_of(self.clock)
 
     @property
     def serving(self) -> list[ScriptedSession]:
-        """The sessions that are up, and that nobody has begun to close."""
-        return [session for session in self.sessions if session.alive and session.close_reason is None]
+        """The sessions that are up, and that nobody has begun to close, or to drain."""
+        drained = [line.session for line in self.manager._lines._draining]
+        return [
+            session
+            for session in self.sessions
+            if session.alive and session.close_reason is None and session not in drained
+        ]
+
+    @property
+    def pending(self) -> list[Attempt]:
+        """The attempts that wait for an answer, but for those that were given up and go on all the same."""
+        return [each for each in self.opener.pending if not each.cancelled]
 
     def accept(self, attempt: Attempt, delay: float) -> None:
         self.sessions.append(attempt.accept(delay))
@@ -85,29 +104,51 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 3))
     def reconfigure(self, number: int) -> None:
-        self.manager.reconfigure(
-            TunnelSettings(
-                forwards=FORWARDS[:number],
-                inactivity_policy=self.settings.inactivity_policy,
-                inactivity_timeout=self.settings.inactivity_timeout,
-            )
-        )
+        self.manager.reconfigure(msgspec.structs.replace(self.settings, forwards=FORWARDS[:number]))
 
-    @precondition(lambda self: self.opener.pending)
+    @precondition(lambda self: self.pending)
     @rule(data=st.data(), delay=st.sampled_from([0.0, 1.0]))
     def answer_yes(self, data: st.DataObject, delay: float) -> None:
-        self.accept(data.draw(st.sampled_from(self.opener.pending)), delay)
+        self.accept(data.draw(st.sampled_from(self.pending)), delay)
 
-    @precondition(lambda self: self.opener.pending)
+    @precondition(lambda self: self.pending)
     @rule(data=st.data(), retryable=st.booleans())
     def answer_no(self, data: st.DataObject, retryable: bool) -> None:
-        data.draw(st.sampled_from(self.opener.pending)).fail(retryable=retryable)
+        data.draw(st.sampled_from(self.pending)).fail(retryable=retryable)
 
-    @precondition(lambda self: self.opener.pending)
+    @precondition(lambda self: self.pending)
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        attempt = data.draw(st.sampled_from(self.opener.pending))
+        attempt = data.draw(st.sampled_from(self.pending))
         attempt.refuse(*data.draw(st.sets(st.sampled_from([*attempt.ports, 1]), max_size=2)))
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def hang(self, data: st.DataObject) -> None:
+        """An attempt that neither ends by itself nor can be ended."""
+        data.draw(st.sampled_from(self.pending)).stuck = True
+
+    @precondition(lambda self: any(attempt.stuck for attempt in self.opener.pending))
+    @rule(data=st.data())
+    def come_late(self, data: st.DataObject) -> None:
+        """One of those ends after all."""
+        self.accept(data.draw(st.sampled_from([each for each in self.opener.pending if each.stuck])), 0.0)
+
+    @rule()
+    def silence(self) -> None:
+        """Nothing happens for longer than the watchdog waits."""
+        self.clock.pump([TICK] * round((WATCHDOG * (1 + SPREAD) + 2 * TICK) / TICK))
+
+    @rule(why=st.sampled_from(["please", "we move"]))
+    def reconnect(self, why: str) -> None:
+        self.manager.reconnect(why)
+
+    @precondition(lambda self: self.serving)
+    @rule(data=st.data())
+    def use(self, data: st.DataObject) -> None:
+        """A connection through a session begins, or ends."""
+        session = data.draw(st.sampled_from(self.serving))
+        session.channels = 0 if session.channels else 1
 
     @precondition(lambda self: any(session.alive for session in self.sessions))
     @rule(data=st.data())
@@ -135,7 +176,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def no_port_is_asked_for_twice(self) -> None:
         """No two of all sessions and attempts bind the same port of the same server."""
         alive = [session for session in self.sessions if session.alive]
-        things: list[Attempt | ScriptedSession] = [*alive, *self.opener.pending]
+        things: list[Attempt | ScriptedSession] = [*alive, *self.pending]
         every = [place for thing in things for place in bound(thing)]
         assert len(every) == len(set(every)), every
 
@@ -147,10 +188,10 @@ class ManagerMachine(RuleBasedStateMachine):
         assert (tunnel.state == "connected") == bool(self.serving), tunnel
         if tunnel.state in {"idle", "disabled"}:
             assert not alive
-            assert not self.opener.pending
+            assert not self.pending
         if tunnel.state == "waiting":
-            assert not self.opener.pending
-        if self.opener.pending:
+            assert not self.pending
+        if self.pending:
             assert tunnel.state in {"connecting", "connected"}, tunnel
         carried = {remote.forward for session in self.serving for remote in session.remotes}
         listening = {each.name for each in tunnel.forwards if each.state in {"listening", "proven", "stale"}}
@@ -158,17 +199,39 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_left_over(self) -> None:
-        """The number of timers does not grow: one per line, one for inactivity, those of closing."""
-        assert len(self.clock.getDelayedCalls()) <= 16
+        """
+        The number of timers does not grow: one per line, those of closing, of inactivity, of the watchdog, of
+        flapping, of draining.
+        """
+        assert len(self.clock.getDelayedCalls()) <= 20
+
+    def wait_for_the_tunnel(self) -> None:
+        """What is under way hangs for ever, every later attempt is answered: only the watchdog helps."""
+        for attempt in self.pending:
+            attempt.stuck = True
+        for _ in range(round(BOUND)):
+            for attempt in self.pending:
+                if not attempt.stuck:
+                    self.accept(attempt, 0.0)
+            states = {each.state for each in self.board.now.tunnel.forwards if each.remote_port is not None}
+            if self.board.now.tunnel.state == "connected" and states <= {"listening", "proven", "stale"}:
+                return
+            self.clock.advance(1.0)
+        raise AssertionError(self.board.now.tunnel)
 
     def teardown(self) -> None:
-        """At the end a tunnel that is wanted can be had, in full; and a stop leaves nothing."""
+        """
+        At the end a tunnel that is wanted is there, whatever was before, within a bounded time; another that
+        is ordered can be had, in full; and a stop leaves nothing.
+        """
         if not hasattr(self, "manager"):
             return
+        if self.manager._is_wanted:
+            self.wait_for_the_tunnel()
         self.manager.reconfigure(TunnelSettings(forwards=FORWARDS))
         self.manager.obey(LAST_ORDER)
         for _ in range(12):
-            for attempt in self.opener.pending:
+            for attempt in self.pending:
                 self.accept(attempt, 0.0)
             self.clock.advance(1.0)
         states = {each.name: each.state for each in self.board.now.tunnel.forwards}
@@ -178,7 +241,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.clock.pump([0.5] * 8)
         assert stopped.called
         assert self.clock.getDelayedCalls() == []
-        assert self.opener.pending == []
+        assert self.pending == []
         assert not any(session.alive for session in self.sessions)
         assert self.board.now.tunnel.state == "disabled"
 

@@ -68,7 +68,7 @@ class ForwardStateTests(ManagerCase):
 
     def test_a_proof_for_good(self) -> None:
         """With a lifetime of 0 a proof holds as long as its session."""
-        rig = self.rig(proof_lifetime=0.0)
+        rig = self.rig(proof_lifetime=0.0, watchdog=0.0)
         rig.connect(8000)
         rig.counters.forward("a").last_dial = 0.0
         rig.manager.dialled("a", None)

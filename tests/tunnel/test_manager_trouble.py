@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,9 @@ from pipeops_agent.errors import ExitStatus
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
-from pipeops_agent.tunnel.manager import MAX_ATTEMPTS_SHOWN, WAKE_SPACING
-from tests.tunnel.manager_case import FIRST_WAIT, FORWARDS, IDLE, ManagerCase
+from pipeops_agent.tunnel.errors import SessionError
+from pipeops_agent.tunnel.manager import FAST_FOR, MAX_ATTEMPTS_SHOWN, WAKE_SPACING
+from tests.tunnel.manager_case import FIRST_WAIT, FORWARDS, IDLE, ManagerCase, Rig
 from tests.tunnel.scripted import make_order, make_server
 
 
@@ -46,7 +48,63 @@ class ReconnectTests(ManagerCase):
         session = rig.answer().accept()
         rig.clock.advance(30)
         session.lose()
-        self.assertIn("the next attempt is in 10.0 s", rig.tunnel.message)
+        self.assertIn("the next attempt is in 0.5 s", rig.tunnel.message)
+
+    def test_after_a_stable_session(self) -> None:
+        """
+        After a session that lasted, attempts begin 2 s after each other for a while, and are hurried; what
+        one takes is no part of the wait. Then the waits grow as ever.
+        """
+        rig = self.rig()
+        session = rig.connect(8000)
+        self.assertFalse(rig.opener.last.hurried)
+        rig.clock.advance(30)
+        session.lose()
+        rig.clock.advance(0.5)
+        began = rig.clock.seconds()
+        while rig.clock.seconds() - began < FAST_FOR - 4:
+            self.assertTrue(rig.answer().hurried)
+            rig.clock.advance(1.25)
+            rig.answer().fail()
+            rig.clock.advance(0.75)
+        self.assertTrue(rig.answer().hurried)
+        rig.clock.advance(4)
+        rig.answer().fail()
+        self.assertIn("the next attempt is in 20.0 s", rig.tunnel.message)
+        rig.clock.advance(20)
+        self.assertFalse(rig.answer().hurried)
+
+    def test_no_hurry_with_one_that_answers(self) -> None:
+        """When somebody has answered an attempt, the next has its ordinary time: the way is only slow."""
+        rig = self.rig()
+        session = rig.connect(8000)
+        rig.clock.advance(30)
+        session.lose()
+        rig.clock.advance(0.5)
+        rig.answer().answer.errback(SessionError("tls", "no answer within 2 s"))
+        rig.clock.advance(2)
+        self.assertFalse(rig.answer().hurried)
+        rig.answer().fail()
+        rig.clock.advance(2)
+        self.assertTrue(rig.answer().hurried)
+
+    def test_refusals_are_never_hurried(self) -> None:
+        """A server that refuses the ports of a lost session, or the password, is asked at ordinary pace."""
+        answers: list[Callable[[Rig], None]] = [
+            lambda rig: rig.answer().refuse(8000),
+            lambda rig: rig.answer().fail(retryable=False),
+        ]
+        for answer in answers:
+            rig = self.rig()
+            session = rig.connect(8000)
+            rig.clock.advance(30)
+            session.lose()
+            rig.clock.advance(0.5)
+            answer(rig)
+            rig.clock.advance(19.75)
+            self.assertEqual(rig.state, "waiting")
+            rig.clock.advance(0.25)
+            self.assertEqual(rig.state, "connecting")
 
     def test_lost(self) -> None:
         """A lost session makes its forwards allocated again, and is opened again."""
@@ -71,7 +129,10 @@ class ReconnectTests(ManagerCase):
         self.assertEqual(rig.state, "connecting")
 
     def test_wake(self) -> None:
-        """Waking makes the waiting attempt now; again only after a while; and does nothing to a session."""
+        """
+        Waking makes the waiting attempt now, each time that something has recovered; heartbeat and poll,
+        which recover together, count as one; and a session is left alone.
+        """
         rig = self.rig()
         rig.manager.wake()
         rig.manager.obey(make_order(8000))
@@ -79,14 +140,27 @@ class ReconnectTests(ManagerCase):
             rig.answer().fail()
             rig.clock.advance(30)
         rig.answer().fail()
+        for _ in range(3):
+            rig.manager.wake()
+            rig.answer().fail()
+            rig.manager.wake()
+            self.assertEqual(rig.opener.pending, [])
+            rig.clock.advance(WAKE_SPACING)
         rig.manager.wake()
-        rig.answer().fail()
-        rig.manager.wake()
-        self.assertEqual(rig.opener.pending, [])
-        rig.clock.advance(WAKE_SPACING)
         session = rig.answer().accept()
         rig.manager.wake()
         self.assertTrue(session.alive)
+
+    def test_connected_is_told(self) -> None:
+        """Whoever waits for the network hears of each session that is there."""
+        rig = self.rig()
+        told: list[float] = []
+        rig.manager.on_connected = lambda: told.append(rig.clock.seconds())
+        rig.manager.obey(make_order(8000))
+        rig.answer().fail()
+        rig.clock.advance(FIRST_WAIT)
+        rig.answer().accept()
+        self.assertEqual(told, [FIRST_WAIT])
 
     def test_unexpected_error(self) -> None:
         """A defect in the opener is logged with its traceback, and counts as a failure."""
