@@ -56,6 +56,8 @@ stage_tree() {
     python3 --version
     # What tests talk to, and are skipped without.
     need_debian promtool prometheus || skip "tests with promtool" "not installed"
+    { need_debian ip iproute2 && need_debian nft nftables && [ "$(id -u)" -eq 0 ]; } ||
+        skip "tests of outages" "they need root, iproute2 and nftables"
     need_debian curl curl || skip "requests through the forwards" "curl is not installed"
 }
 

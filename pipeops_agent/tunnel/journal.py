@@ -30,6 +30,7 @@ class Journal:
     def __init__(self, max_attempts: int) -> None:
         self._max_attempts = max_attempts
         self._last_failures: dict[Line, str] = {}
+        self._said_failing = False
         self._problem: str | None = None
         self._skipped: set[str] = set()
 
@@ -46,6 +47,11 @@ class Journal:
                 self._skipped.add(sentence)
                 _log.warn("an allocation of the control plane is not used: {reason}", reason=sentence)
 
+    def replaced(self, former: Line, line: Line) -> None:
+        """C{line} goes on with C{former}'s row of failures; that and all others are left behind."""
+        last = self._last_failures.get(former)
+        self._last_failures = {} if last is None else {line: last}
+
     def entered(self, line: Line, entry: Entry) -> None:
         """Write the line of one state entered."""
         serious = LogLevel.info if entry.problem is None else LogLevel.warn
@@ -60,7 +66,10 @@ class Journal:
             failures=line.failures,
             log_counted=True,
         )
-        if entry.problem is not None and line.failures == self._max_attempts:
+        if entry.state == "connected":
+            self._said_failing = False
+        elif entry.problem is not None and line.failures == self._max_attempts and not self._said_failing:
+            self._said_failing = True
             _log.error(
                 "{role} has failed {failures} times in a row, and is tried further: {problem}",
                 role=line.role,

@@ -270,6 +270,7 @@ class TunnelManager(Service):
         )
         self._former, self._lines = self._lines, self._make_lines()
         self._former.abandon(why)
+        self._journal.replaced(self._former.main, self._lines.main)
         for session in tuple(self._held):
             session.abort(why)
         self._opener = self._make_opener()

@@ -135,7 +135,7 @@ class TunnelTests(FaultCase):
         self.assertEqual(await user.heard(5), b"again")
 
     async def test_asked_to_reconnect(self) -> None:
-        """Asked for another connection in each answer: there is one, with the same ports, and no third."""
+        """Asked for another connection in each answer: there is another, on the same ports, and no third."""
         await self.start()
         ports = dict(self.known.ports)
         self.sandbox.faults.add(faults.Reconnect(message="we are about to restart"))

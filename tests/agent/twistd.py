@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,12 @@ class TwistdCase(TestCase):
     """
     A test that starts agents, in a directory of its own; nothing outside of it is touched.
 
+    @ivar within: what runs an agent somewhere else (L{tests.peers.netns}).
     @ivar directory: where they run: their home, and where C{config.yaml} is found.
     """
 
     timeout = 120
+    within: Sequence[str] = ()
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).resolve()
@@ -171,10 +173,10 @@ class TwistdCase(TestCase):
     ) -> Twistd:
         """Start an agent, or C{service}; it is killed at the test's end if it is still there."""
         program = Twistd()
-        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", service]
+        command = [*self.within, sys.executable, "-c", TWISTD, "-n", "--pidfile=", service]
         REACTOR.spawnProcess(
             program,
-            sys.executable,
+            command[0],
             [*command, *arguments],
             env={
                 "PATH": os.environ.get("PATH", os.defpath),

@@ -194,7 +194,9 @@ class Peers:
     async def gochisel_server(
         self,
         *,
+        host: str = "",
         port: int = 0,
+        within: Sequence[str] = (),
         credentials: tuple[str, Secret] | None = CREDENTIALS,
         hostile: str = "",
         tls: bool = False,
@@ -203,16 +205,23 @@ class Peers:
         """
         Start C{gochisel server}.
 
+        @param host: where it listens; by default where all of these peers do.
+        @param within: what runs the program somewhere else (L{tests.peers.netns}).
         @param hostile: one of the names of L{modes}.
         @param more: other flags, with underscores: C{half_close=True}, C{rekey_bytes=4096},
             C{ping_interval="1s"}, C{config_timeout="1s"}, C{quiet=True}.
         """
-        named = [("listen", f"{self._host}:{port}"), ("key-seed", KEY_SEED), ("auth", _login(credentials))]
+        host = host or self._host
+        named = [("listen", f"{host}:{port}"), ("key-seed", KEY_SEED), ("auth", _login(credentials))]
         named += [("hostile", hostile)]
         other = [("tls", tls), *((name.replace("_", "-"), value) for name, value in more.items())]
-        program = self._start([gochisel(), "server", *flags([*named, *other])])
+        program = self._start([*within, gochisel(), "server", *flags([*named, *other])])
         up = await program.wait_for("listening")
         return ServerPeer(up["url"], up["fingerprint"], credentials, program, up["ca"])
+
+    def program(self, *arguments: str, parse: Parser = json_lines, stop_signal: str | None = None) -> Program:
+        """Start any program, by its full path; it ends with the test."""
+        return self._start(arguments, parse, stop_signal)
 
     async def gochisel_client(self, peer: Peer, *remotes: str, **more: object) -> Program:
         """
@@ -263,19 +272,26 @@ class Peers:
         return await program.wait_for("up"), program
 
     async def chisel_server(
-        self, *, port: int = 0, credentials: tuple[str, Secret] | None = CREDENTIALS, tls: bool = False
+        self,
+        *,
+        host: str = "",
+        port: int = 0,
+        within: Sequence[str] = (),
+        credentials: tuple[str, Secret] | None = CREDENTIALS,
+        tls: bool = False,
     ) -> ServerPeer:
         """
-        Start chisel itself as a server with reverse tunnels.
+        Start chisel itself as a server with reverse tunnels; C{host} and C{within} as for L{gochisel_server}.
 
         @param tls: with a certificate of its own, whose authority is in the answer.
         """
+        host = host or self._host
         program = chisel()
-        arguments = ["server", "--host", self._host, "--reverse", "--key", KEY_SEED]
+        arguments = ["server", "--host", host, "--reverse", "--key", KEY_SEED]
         scheme, ca = "ws", ""
         if tls:
             authority = Authority("Peers' CA")
-            identity = authority.issue(self._host)
+            identity = authority.issue(host)
             arguments += ["--tls-cert", self.pem_file(identity.certificate_pem.decode())]
             arguments += ["--tls-key", self.pem_file(identity.key_pem().decode())]
             scheme, ca = "wss", authority.identity.certificate_pem.decode()
@@ -283,7 +299,7 @@ class Peers:
             arguments += ["--auth", _login(credentials)]
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             listen = port or free_port()
-            running = self._leash(program, *arguments, "--port", str(listen))
+            running = self._leash(program, *arguments, "--port", str(listen), within=within)
             try:
                 await running.wait_for("listening")
             except PeerEnded:
@@ -291,8 +307,7 @@ class Peers:
                     raise
                 continue  # somebody else was quicker to take the port
             fingerprint = running.seen("fingerprint")[0]["fingerprint"]
-            url = f"{scheme}://{self._host}:{listen}"
-            return ServerPeer(url, fingerprint, credentials, running, ca)
+            return ServerPeer(f"{scheme}://{host}:{listen}", fingerprint, credentials, running, ca)
         raise AssertionError("the last attempt returns or raises")
 
     async def chisel_client(self, peer: Peer, *remotes: str) -> Program:
@@ -301,9 +316,9 @@ class Peers:
         server = peer.url.replace("ws", "http", 1)
         return self._leash(chisel(), "client", "--fingerprint", peer.fingerprint, *login, server, *remotes)
 
-    def _leash(self, *arguments: str) -> Program:
+    def _leash(self, *arguments: str, within: Sequence[str] = ()) -> Program:
         """Start a program that does not watch its input, so that it ends with the test all the same."""
-        return self._start([gochisel(), "leash", *arguments], chisel_lines, stop_signal="TERM")
+        return self._start([*within, gochisel(), "leash", *arguments], chisel_lines, stop_signal="TERM")
 
     def pem_file(self, pem: str) -> str:
         """Write a certificate where a program can read it, and return the path."""

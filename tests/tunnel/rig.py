@@ -39,6 +39,8 @@ RIGHT = fingerprint(HOST_KEY.public().blob())
 PLACE = IPv4Address("TCP", "192.0.2.9", 80)
 REMOTES = (Remote("api", 8000, "10.0.0.1", 6443), Remote("web", 8001, "10.0.0.1", 80))
 
+HASTY = 2.0
+"""The C{connect_timeout} of attempts that are hurried."""
 STEPS = ("upgrade", "ssh", "login", "configuration", "ping")
 """What a server can be silent at, once there is a TCP connection."""
 
@@ -265,6 +267,11 @@ class Rig:
             resolver=self.names,
         )
         self._connector = connector
+        hasty = Connector(
+            self.reactor,  # type: ignore[arg-type]  # as above
+            connect_timeout=HASTY,
+            resolver=self.names,
+        )
         self.opener = SessionOpener(
             self.reactor,
             connector,
@@ -275,6 +282,7 @@ class Rig:
             version="1.2.3",
             report=lambda name, why: None,
             on_ping=self._on_ping,
+            hasty=hasty,
         )
 
     def _on_ping(self) -> None:
@@ -284,9 +292,9 @@ class Rig:
         address = ServerAddress(host="chisel.example", port=80, path="/", tls=False)
         return TunnelServer(address=address, fingerprint=expected, credentials=("me", Secret(password)))
 
-    def begin(self, order: TunnelServer | None = None) -> Deferred[ChiselSession]:
+    def begin(self, order: TunnelServer | None = None, *, hurried: bool = False) -> Deferred[ChiselSession]:
         """Begin to open a session, as far as TCP."""
-        opening = self.opener(order or self.order(), REMOTES, self.trace)
+        opening = self.opener(order or self.order(), REMOTES, self.trace, hurried=hurried)
         return Deferred.fromCoroutine(opening)
 
     def accept(self) -> Link:

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.tunnel import session as session_module
@@ -22,7 +23,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_SUCCESS,
 )
 from pipeops_agent.tunnel.ssh.packets import Plain
-from tests.tunnel.rig import REMOTES, RIGHT, STEPS, Rig
+from tests.tunnel.rig import HASTY, REMOTES, RIGHT, STEPS, Rig
 from tests.tunnel.ssh.pair import HOST_KEY, Handler
 from tests.tunnel.test_traffic import Open
 
@@ -93,6 +94,23 @@ class Opening(SessionCase):
             self.assertEqual(rig.left_behind(), [], step)
             self.assertEqual(rig.trace.steps[-1].name, step)
             self.assertIn("took longer", rig.trace.steps[-1].error or "")
+
+    def test_hurried(self) -> None:
+        """An attempt that is hurried waits less for a connection, and like any when somebody answers."""
+        rig = self.rig(connect_timeout=10.0)
+        opening = rig.begin(hurried=True)
+        rig.reactor.advance(HASTY - 0.1)
+        self.assertNoResult(opening)
+        rig.reactor.advance(0.2)
+        self.failed(opening, "tcp", "no answer from chisel.example:80 within 2 s")
+        rig.server.go_silent_at("ssh")
+        opening = rig.begin(hurried=True)
+        rig.accept()
+        rig.go()
+        rig.reactor.advance(9.9)
+        self.assertNoResult(opening)
+        rig.reactor.advance(0.2)
+        self.failed(opening, "ssh", "took longer than 10 s")
 
     def test_no_tcp(self) -> None:
         """A server that takes no connection is given up in time, with the connector's sentence."""
@@ -399,6 +417,20 @@ class Life(SessionCase):
         self.assertEqual(rig.traffic.forward("api").confirmed, confirmed)
         self.assertEqual(rig.traffic.forward("web").confirmed, confirmed)
 
+    def test_channels(self) -> None:
+        """Connections count from the request until they have ended, be it in failure."""
+        rig = self.rig()
+        session = self.opened(rig)
+        self.assertEqual(session.channels, 0)
+        dialled = rig.server.connection.open_channel(b"chisel", b"10.0.0.1:6443", Handler())
+        rig.go()
+        self.assertEqual(session.channels, 1)
+        factory: Any = rig.reactor.tcpClients[-1][2]
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        rig.go()
+        self.failureResultOf(dialled)
+        self.assertEqual(session.channels, 0)
+
     def test_counters(self) -> None:
         """The carrier's bytes are counted, each once."""
         rig = self.rig()
@@ -441,6 +473,24 @@ class Ending(SessionCase):
         rig.advance(CLOSE_TIMEOUT)
         self.successResultOf(closing)
         self.assertEqual(rig.left_behind(), [])
+
+    def test_abort(self) -> None:
+        """Cut at once, without a word, also while it is being closed in order; a second time is nothing."""
+        for closing_first in (False, True):
+            rig = self.rig()
+            session = self.opened(rig)
+            lost = session.when_lost()
+            if closing_first:
+                assert rig.link is not None
+                rig.link.holds_answers = True
+                session.close("in order")
+            session.abort("nothing was proven")
+            rig.go()
+            reason = "in order" if closing_first else "nothing was proven"
+            self.assertEqual(self.successResultOf(lost), reason)
+            session.abort("again")
+            rig.advance(CLOSE_TIMEOUT)
+            self.assertEqual(rig.left_behind(), [])
 
     def test_close_in_a_busy_state(self) -> None:
         """Dials under way, open channels, a full carrier, a key exchange: all end with it."""
