@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pipeops_agent.backoff import FAST_PACE
 from pipeops_agent.controlplane import heartbeat, registration
 from pipeops_agent.errors import ExitStatus
 from pipeops_agent.sandbox import faults
+from pipeops_agent.scheduling import sleep
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
-from tests.agent.house import TOKEN, House, look_until
+from tests.agent.house import REACTOR, TOKEN, House, look_until
 
 
 class FaultCase(House):
@@ -168,6 +170,31 @@ class TunnelTests(FaultCase):
         assert user.transport is not None
         user.transport.loseConnection()
         await look_until(lambda: set(self.known.listening) == after, "the end of the old tunnel")
+
+    async def test_watchdog(self) -> None:
+        """An attempt that would hang for a minute: the watchdog makes everything anew, and it stands."""
+        self.start_sandbox()
+        self.sandbox.faults.add(faults.Silent(stage="config", count=1))
+        quick = {"watchdog": 2.0, "ping_interval": 0.1, "ping_timeout": 0.1, "connect_timeout": 60.0}
+        self.start_agent(self.settings(tunnel=quick))
+        status = await self.until_connected()
+        self.assertGreaterEqual(status.tunnel.rebuilds, 1)
+        said = [record["msg"] for record in self.records(level="warn") if "the watchdog" in record["msg"]]
+        self.assertEqual(len(said), 1)
+        self.assertIn("in the state connecting; the last contact: none yet", said[0])
+        page = (await self.get("/metrics"))[1]
+        self.assertIn(f"\npipeops_tunnel_watchdog_rebuilds_total {status.tunnel.rebuilds}.0\n", page)
+
+    async def test_a_tunnel_wakes_the_heartbeat(self) -> None:
+        """A tunnel that is connected again proves the network: a heartbeat that waits comes now."""
+        slow = ReconnectSettings(interval=600.0, stable_after=0.0)
+        await self.start(tunnel={"stable_after": 0.0}, pipeops={"reconnect": slow})
+        await sleep(REACTOR, FAST_PACE)  # so long a session must have lasted to be tried again at once
+        self.sandbox.faults.add(faults.Drop(call="heartbeat", count=2))
+        await self.until(lambda status: status.heartbeat.failures, "a failure")
+        self.sandbox.chisel.drop_sessions("cut by the test")
+        await self.until(lambda status: status.tunnel.state != "connected", "the loss")
+        await self.well_again()
 
     async def test_bind_refused(self) -> None:
         """One port that can't be had: the others work meanwhile, and it comes when it can."""
