@@ -36,6 +36,8 @@ MAX_THREADS: Final = 16
 """At most so many lookups run at once."""
 MAX_WAITING: Final = 256
 """At most so many more wait for a thread; others fail at once."""
+IDLE_THREAD: Final = 60.0
+"""Seconds after which a thread without work ends."""
 MAX_ADDRESSES: Final = 16
 """Of one name's addresses no more than these are tried."""
 
@@ -60,14 +62,19 @@ class TooBusy(Exception):
 
 class DaemonThreads:
     """
-    Runs blocking calls in a bounded number of daemon threads, started as they are needed.
+    Runs blocking calls in a bounded number of daemon threads, started as they are needed. They end when there
+    has been nothing to do for a while: what nobody uses any more leaves nothing behind.
 
     @param limit: how many threads at most.
     @param waiting: how many calls may wait for one.
+    @param idle: the seconds for which a thread waits for the next call.
     """
 
-    def __init__(self, limit: int = MAX_THREADS, waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, limit: int = MAX_THREADS, waiting: int = MAX_WAITING, idle: float = IDLE_THREAD
+    ) -> None:
         self._limit = limit
+        self._idle = idle
         self._waiting = waiting
         self._lock = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -107,7 +114,14 @@ class DaemonThreads:
 
     def _work(self) -> None:
         while True:
-            call = self._calls.get()
+            try:
+                call = self._calls.get(timeout=self._idle)
+            except queue.Empty:
+                with self._lock:
+                    if not self._unfinished:
+                        self._threads -= 1
+                        return
+                continue
             try:
                 call()
             finally:

@@ -99,6 +99,11 @@ class Lines:
         return tuple(line.session for line in lines if line.session is not None)
 
     @property
+    def waits_for_attempt(self) -> bool:
+        """Whether an attempt is being waited for."""
+        return any(line.waits_for_attempt for line in self._all())
+
+    @property
     def group(self) -> tuple[Line, ...]:
         """Main and extras: what works for the present target."""
         return (self.main, *self.extras)

@@ -162,8 +162,7 @@ class TunnelManager(Service):
 
     def wake(self) -> None:
         """The control plane can be reached again: make the attempt that is being waited for now."""
-        waiting = any(line.waits_for_attempt for line in self._lines.group)
-        if self.running and waiting and self._wakes.allows():
+        if self.running and self._lines.waits_for_attempt and self._wakes.allows():
             self._lines.wake()
 
     def reconnect(self, why: str) -> None:
@@ -194,7 +193,6 @@ class TunnelManager(Service):
     def pinged(self) -> None:
         """A ping has been answered: the server is there. Show the round trip."""
         self._contact()
-        self._board.set_tunnel(rtt=self._rtt(), forwards=self._book.statuses())
 
     def _show_forwards(self) -> None:
         self._board.set_tunnel(forwards=self._book.statuses())
@@ -203,7 +201,7 @@ class TunnelManager(Service):
         """There is proof that the server is there."""
         self._watchdog.fed()
         self._silent_rebuilds = 0
-        self._board.set_tunnel(contact=self._wall())
+        self._board.set_tunnel(contact=self._wall(), rtt=self._rtt(), forwards=self._book.statuses())
 
     def _follow(self) -> None:
         """Make the plan anew, and do what has changed."""

@@ -217,6 +217,22 @@ class DaemonThreadsTests(SynchronousTestCase):
         ended = subprocess.run([sys.executable, "-c", program], timeout=30, env=environment, check=False)
         self.assertEqual(ended.returncode, 0)
 
+    def test_idle(self) -> None:
+        """A thread that has nothing to do ends, and the next call has another."""
+        threads = DaemonThreads(idle=0.01)
+        for _ in range(3):
+            done = threading.Semaphore(0)
+            ran: list[threading.Thread] = []
+
+            def call(ran: list[threading.Thread] = ran, done: threading.Semaphore = done) -> None:
+                ran.append(threading.current_thread())
+                done.release()
+
+            threads.run(call)
+            self.assertTrue(done.acquire(timeout=5))
+            ran[0].join(5)
+            self.assertFalse(ran[0].is_alive())
+
     def test_too_busy(self) -> None:
         """Beyond threads and queue a call is refused."""
         proceed = threading.Event()

@@ -21,7 +21,7 @@ HERE: Final = "198.18.0.1"
 THERE: Final = "198.18.0.2"
 """The server's end."""
 
-_TOOLS: Final = ("ip", "nft", "nsenter", "sysctl")
+_TOOLS: Final = ("ip", "nft", "nsenter")
 _CUT: Final = "table inet cut { chain arriving { type filter hook input priority 0; iifname cable drop; }; }"
 _numbers = itertools.count(1)
 
@@ -99,7 +99,7 @@ class Cable:
         """Let every new TCP socket at either end have buffers of so many bytes at most."""
         for end in (self.here, self.there):
             for side in ("rmem", "wmem"):
-                _run(*end, "sysctl", "-qw", f"net.ipv4.tcp_{side}=4096 {octets} {octets}")
+                _run(*end, "tee", f"/proc/sys/net/ipv4/tcp_{side}", text=f"4096 {octets} {octets}")
 
     def _remove(self) -> None:
         for end in self._ends:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +32,8 @@ from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
 from pipeops_agent.settings.model_tunnel import Forward, TunnelSettings
 from pipeops_agent.status import StatusBoard
-from pipeops_agent.tunnel.forwarding import Dialer
+from pipeops_agent.tunnel.connecting import connect_tcp
+from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
 from pipeops_agent.tunnel.session import SessionOpener
 from pipeops_agent.tunnel.traffic import TrafficCounters
@@ -123,7 +125,7 @@ def make_manager(wanted: dict[str, Any], hub: EventHub, target: int) -> TunnelMa
         return SessionOpener(
             reactor,
             ways[0],
-            Dialer(reactor, resolver),
+            Dialer(reactor, resolver, partial(connect_tcp, reactor)),
             counters,
             hasty=ways[1],
             settings=lambda: settings,

@@ -151,6 +151,15 @@ class ReconnectTests(ManagerCase):
         rig.manager.wake()
         self.assertTrue(session.alive)
 
+    def test_wake_of_a_successor(self) -> None:
+        """A session that is to take another's place is tried anew as well."""
+        rig = self.rig()
+        rig.connect(8000)
+        rig.manager.obey(make_order(9000))
+        rig.answer().fail()
+        rig.manager.wake()
+        self.assertEqual(rig.answer().ports, [9000])
+
     def test_connected_is_told(self) -> None:
         """Whoever waits for the network hears of each session that is there."""
         rig = self.rig()
