@@ -57,7 +57,7 @@ from pipeops_agent.tunnel import masking
 from pipeops_agent.tunnel.connecting import connect_tcp
 from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
-from pipeops_agent.tunnel.session import SessionOpener
+from pipeops_agent.tunnel.opener import SessionOpener
 from pipeops_agent.tunnel.traffic import ForwardCounters, TrafficCounters
 
 _log = Logger(namespace="agent")

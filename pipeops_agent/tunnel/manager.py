@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random as _random
-from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -20,8 +18,9 @@ from pipeops_agent.net.trace import Trace
 from pipeops_agent.orders import TunnelOrder
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
-from pipeops_agent.status import Attempt, StatusBoard
+from pipeops_agent.status import StatusBoard
 from pipeops_agent.tunnel.allocation import Plan, make_plan
+from pipeops_agent.tunnel.attempts import AttemptBook, Outcome
 from pipeops_agent.tunnel.denials import DenialReporter
 from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
 from pipeops_agent.tunnel.flapping import Flapping
@@ -36,9 +35,6 @@ from pipeops_agent.tunnel.traffic import TrafficCounters
 from pipeops_agent.tunnel.watchdog import Watchdog
 
 _log = Logger(namespace="tunnel")
-
-MAX_ATTEMPTS_SHOWN: Final = 20
-"""How many attempts the status keeps."""
 
 RECONNECT_CAP: Final = 30.0
 """The longest wait, in seconds, before a connection is tried again."""
@@ -111,7 +107,7 @@ class TunnelManager(Service):
         self._flapping = Flapping(reactor, lambda: self._settings.stable_after, self._flapping_changed)
         self._held: set[Session] = set()
         self._inactivity: IDelayedCall | None = None
-        self._attempts: deque[Attempt] = deque(maxlen=MAX_ATTEMPTS_SHOWN)
+        self._attempts = AttemptBook()
         self._book = ForwardBook(reactor, wall, counters, settings, self._show_forwards)
         self._denials = DenialReporter(reactor, counters.denials, board.tell_denied)
         self._journal = Journal(reconnect.max_attempts)
@@ -321,7 +317,7 @@ class TunnelManager(Service):
     async def _open(self, line: Line, target: Target) -> Session:
         """Make one attempt, and keep its record."""
         trace, lines = Trace(self._clock, self._wall), self._lines
-        outcome: Literal["connected", "refused", "failed", "given up"] = "given up"
+        outcome: Outcome = "given up"
         error: str | None = "given up"
         try:
             session = await self._opener(target.server, target.remotes, trace, hurried=line.hurried)
@@ -333,15 +329,7 @@ class TunnelManager(Service):
                 self._contact()
             raise
         finally:
-            self._attempts.append(
-                msgspec.structs.replace(
-                    trace.attempt(error),
-                    server=target.server.address.url,
-                    role=line.role,
-                    forwards=tuple(remote.forward for remote in target.remotes),
-                    outcome=outcome,
-                )
-            )
+            self._attempts.keep(trace.attempt(error), line.role, target, outcome)
         if lines is not self._lines:
             session.abort("no longer wanted")
             raise SessionError("session", "it came too late")
@@ -390,7 +378,7 @@ class TunnelManager(Service):
             server=leading.target.server.address.url if busy and leading.target else None,
             rtt=self._rtt(),
             forwards=self._book.statuses(),
-            attempts=tuple(self._attempts),
+            attempts=self._attempts.shown,
             flapping=self._flapping.sentence,
         )
 

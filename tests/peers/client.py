@@ -16,8 +16,9 @@ from pipeops_agent.orders import TunnelServer
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.tunnel.connecting import connect_tcp
 from pipeops_agent.tunnel.dialing import Dialer
+from pipeops_agent.tunnel.opener import SessionOpener
 from pipeops_agent.tunnel.remotes import Remote
-from pipeops_agent.tunnel.session import ChiselSession, SessionOpener
+from pipeops_agent.tunnel.session import ChiselSession
 from pipeops_agent.tunnel.traffic import TrafficCounters
 
 QUICK = TunnelSettings(connect_timeout=2.0, dial_timeout=2.0, ping_interval=1.0, ping_timeout=1.0)

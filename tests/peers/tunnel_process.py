@@ -35,7 +35,7 @@ from pipeops_agent.status import StatusBoard
 from pipeops_agent.tunnel.connecting import connect_tcp
 from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
-from pipeops_agent.tunnel.session import SessionOpener
+from pipeops_agent.tunnel.opener import SessionOpener
 from pipeops_agent.tunnel.traffic import TrafficCounters
 
 

@@ -22,8 +22,9 @@ from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.tunnel.carrier import PROTOCOL_OPTIONS, SUBPROTOCOL, CarrierLost, ServerCarrier
 from pipeops_agent.tunnel.dialing import Dialer
+from pipeops_agent.tunnel.opener import SessionOpener
 from pipeops_agent.tunnel.remotes import Remote
-from pipeops_agent.tunnel.session import ChiselSession, SessionOpener
+from pipeops_agent.tunnel.session import ChiselSession
 from pipeops_agent.tunnel.ssh.auth import USERAUTH, PasswordAuthServer
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, Service, SSHError, fingerprint
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRequest, _string

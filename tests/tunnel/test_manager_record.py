@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeops_agent.events import Event
+from pipeops_agent.tunnel.attempts import MAX_ATTEMPTS_SHOWN
 from pipeops_agent.tunnel.denials import WINDOW, Source
 from pipeops_agent.tunnel.lines import EXTRA_ROLE, MAIN_ROLE
-from pipeops_agent.tunnel.manager import MAX_ATTEMPTS_SHOWN
 from tests.tunnel.manager_case import DISABLED, FIRST_WAIT, ManagerCase
 from tests.tunnel.scripted import make_order
 from tests.tunnel.test_traffic import Open

@@ -14,8 +14,9 @@ from pipeops_agent.errors import ExitStatus
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import ReconnectSettings
+from pipeops_agent.tunnel.attempts import MAX_ATTEMPTS_SHOWN
 from pipeops_agent.tunnel.errors import SessionError
-from pipeops_agent.tunnel.manager import FAST_FOR, MAX_ATTEMPTS_SHOWN, WAKE_SPACING
+from pipeops_agent.tunnel.manager import FAST_FOR, WAKE_SPACING
 from tests.tunnel.manager_case import FIRST_WAIT, FORWARDS, IDLE, ManagerCase, Rig
 from tests.tunnel.scripted import make_order, make_server
 
