@@ -244,6 +244,7 @@ def _launch_sandbox(
         raise FatalError(sentence, ExitStatus.CONFIG)
 
     def load(**overrides: Any) -> Loaded:
+        overrides["pipeops.proxy"] = "none"  # all of it is on loopback, whatever the environment names
         return around.load(options, ignore=SANDBOX_IGNORES, overrides=overrides, token_required=False)
 
     first = load()

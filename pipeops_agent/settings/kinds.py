@@ -40,6 +40,10 @@ class Kind(Generic[T]):
         """The kind, for the documentation: C{integer, 1 to 65535}."""
         raise NotImplementedError
 
+    def gives_away(self, text: str) -> bool:
+        """Whether, of a secret kind, C{text} holds a secret indeed."""
+        return bool(text)
+
     def read(self, node: Node, path: str, scope: Scope) -> T:
         """@raise SettingsError: C{node} does not hold such a value."""
         raise NotImplementedError

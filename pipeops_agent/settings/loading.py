@@ -16,6 +16,7 @@ from pipeops_agent.settings.kinds import Scope
 from pipeops_agent.settings.model import Settings
 from pipeops_agent.settings.nodes import Node, Scalar
 from pipeops_agent.settings.problems import DEFAULT, SANDBOX, Origin, Problem, SettingsError
+from pipeops_agent.settings.proxies import DIRECT, Proxies, read_proxies
 from pipeops_agent.settings.sources import find_document, given, in_document, unread_variables
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -31,6 +32,7 @@ class Loaded:
     @ivar file: the settings file; None: there was none.
     @ivar ignored: the settings that were given and dropped because the caller said so, and where.
     @ivar cautions: what is allowed but should be said loudly at each start; sentences, free of secrets.
+    @ivar proxies: which proxy leads to which target.
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class Loaded:
     file: Path | None
     ignored: tuple[tuple[str, Origin], ...] = ()
     cautions: tuple[str, ...] = ()
+    proxies: Proxies = DIRECT
 
 
 def load_settings(
@@ -82,6 +85,8 @@ def load_settings(
         reading.problems.extend(
             checks.check(settings, reading.origins, reading.broken, token_required=token_required)
         )
+    ways_out = read_proxies(settings.pipeops.proxy, environ)
+    reading.problems.extend(ways_out.problems)
     if reading.problems:
         raise SettingsError(reading.problems)
     return Loaded(
@@ -93,7 +98,9 @@ def load_settings(
             *checks.cautions(settings),
             *_exposed(document, reading.in_file),
             *unread_variables(environ),
+            *ways_out.cautions,
         ),
+        proxies=ways_out.proxies,
     )
 
 
@@ -164,6 +171,6 @@ def _exposed(document: Document | None, in_file: Mapping[str, Node]) -> Iterator
     if document is None or not document.readable_by_others:
         return
     for path, node in in_file.items():
-        is_reference = isinstance(node, Scalar) and "${" in node.text
-        if DEFINITIONS[path].kind.secret and not is_reference:
+        kind = DEFINITIONS[path].kind
+        if kind.secret and isinstance(node, Scalar) and "${" not in node.text and kind.gives_away(node.text):
             yield f"{path}: every user of this machine can read {document.name}; chmod go-r it"

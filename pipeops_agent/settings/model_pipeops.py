@@ -9,6 +9,7 @@ import msgspec
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.addresses import BaseURL, PathTemplate
 from pipeops_agent.settings.kinds import About, Boolean, Choice, Duration, FilePath, Integer, Name, SecretText
+from pipeops_agent.settings.proxy_url import ProxyChoice, ProxyURL
 
 
 class ReconnectSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,8 +128,18 @@ class PipeopsSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     timeout: Annotated[float, About("How long one call may take in all.", Duration())] = 30.0
     connect_timeout: Annotated[
-        float, About("How long name resolution, TCP and TLS may take together.", Duration())
+        float, About("How long name resolution, TCP, proxy and TLS may take together.", Duration())
     ] = 10.0
+    proxy: Annotated[
+        ProxyChoice,
+        About(
+            "The proxy for control plane and tunnel. environment: what HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            " name. none, or empty: no proxy. NO_PROXY holds in any case; see docs/proxies.md. A new value"
+            " counts for new connections.",
+            ProxyURL(),
+            live=True,
+        ),
+    ] = "environment"
     allow_insecure: Annotated[
         bool,
         About("Allow http:// to other hosts than loopback. Said loudly at each start.", Boolean()),

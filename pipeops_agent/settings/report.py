@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from pipeops_agent.settings.definitions import DEFINITIONS, Definition, value_at
 from pipeops_agent.settings.loading import Loaded
@@ -26,11 +27,19 @@ def report(loaded: Loaded) -> str:
     nowhere = f"none (looked for {' and '.join(DEFAULT_FILES)})"
     lines = [f"settings file: {loaded.file or nowhere}", ""]
     lines += [f"{path:{first}}  {value:{second}}  {origin}" for path, value, origin in rows]
+    lines += ["", f"control plane: reached {way_to_control_plane(loaded)}"]
     if loaded.ignored:
         lines += ["", *(f"ignored: {path} ({origin})" for path, origin in loaded.ignored)]
     if loaded.cautions:
         lines += ["", *(f"caution: {sentence}" for sentence in loaded.cautions)]
     return "\n".join(lines)
+
+
+def way_to_control_plane(loaded: Loaded) -> str:
+    """How the control plane is reached: directly, or through which proxy, named by what."""
+    url = urlsplit(loaded.settings.pipeops.api_url)
+    tls = url.scheme == "https"
+    return loaded.proxies.way_to(url.hostname or "", url.port or (443 if tls else 80), tls=tls)
 
 
 def _rows(definition: Definition, loaded: Loaded) -> Iterator[tuple[str, str, Origin]]:

@@ -36,6 +36,7 @@ _LIVE = {
     "agent.labels",
     "logging.level",
     "logging.levels",
+    "pipeops.proxy",
     "pipeops.token",
     "pipeops.token_file",
     "tunnel.forwards",

@@ -87,5 +87,6 @@ class ReportTests(SettingsCase):
         )
         parts = report(loaded).split("\n\n")
         self.assertEqual(parts[0], f"settings file: {self.cwd / 'config.yaml'}")
-        self.assertEqual(parts[2], "ignored: pipeops.token (variable PIPEOPS_TOKEN)")
-        self.assertEqual(parts[3], "caution: tunnel.allow_insecure: a tunnel server without TLS is accepted")
+        self.assertEqual(parts[2], "control plane: reached directly")
+        self.assertEqual(parts[3], "ignored: pipeops.token (variable PIPEOPS_TOKEN)")
+        self.assertEqual(parts[4], "caution: tunnel.allow_insecure: a tunnel server without TLS is accepted")
