@@ -33,7 +33,15 @@ from pipeops_agent.metrics import Metrics, ReactorLag
 from pipeops_agent.parts import Common, Parts
 from pipeops_agent.scheduling import Tasks, sleep
 from pipeops_agent.secrets import Secret
-from pipeops_agent.settings import Loaded, Settings, SettingsError, compare, take_live
+from pipeops_agent.settings import (
+    DIRECT,
+    Loaded,
+    Settings,
+    SettingsError,
+    compare,
+    take_live,
+    way_to_control_plane,
+)
 from pipeops_agent.shutdown import Shutdown
 from pipeops_agent.sources import Host, state_store, token_source
 from pipeops_agent.state import Conflict, StateStore, Stored, Unavailable
@@ -102,6 +110,7 @@ class Agent(MultiService):
             tokens=self._tokens,
             canaries=canaries,
             settings=lambda: self._settings,
+            proxies=lambda: self._loaded.proxies,
             learn=self._learn,
             end=self._fail,
         )
@@ -128,8 +137,9 @@ class Agent(MultiService):
     def startService(self) -> None:
         """Serve HTTP, and begin the start phase; a port that is taken ends the agent."""
         super().startService()
-        self._learn_token()
-        self._tokens.on_change(self._learn_token)
+        self._learn_own()
+        self._tokens.on_change(self._learn_own)
+        self._say_ways_out()
         for caution in self._loaded.cautions:
             _log.warn("{caution}", caution=caution)
         lag = ReactorLag(self._reactor)
@@ -221,16 +231,27 @@ class Agent(MultiService):
         """
         Let the log mask C{secret} from now on.
 
-        The log remembers a bounded number; the token is told anew each time, so that passwords which change
-        with every poll can't push it out.
+        The log remembers a bounded number; our own are told anew each time, so that passwords which change
+        with every poll can't push them out.
         """
         self._log_output.redactor.learn(secret)
-        self._learn_token()
+        self._learn_own()
 
-    def _learn_token(self) -> None:
-        for token in (self._settings.pipeops.token, self._tokens.current()):
-            if token:
-                self._log_output.redactor.learn(token)
+    def _learn_own(self) -> None:
+        proxies = self._loaded.proxies.secrets()
+        for secret in (self._settings.pipeops.token, self._tokens.current(), *proxies):
+            if secret:
+                self._log_output.redactor.learn(secret)
+
+    def _say_ways_out(self) -> None:
+        """Which proxy is used for what, where there is one."""
+        proxies = self._loaded.proxies
+        if proxies != DIRECT:
+            _log.info(
+                "the control plane is reached {control_plane}; tunnel servers {tunnel}, but for NO_PROXY",
+                control_plane=way_to_control_plane(self._loaded),
+                tunnel=proxies.usual_way,
+            )
 
     # -- while running
 
@@ -243,16 +264,18 @@ class Agent(MultiService):
                 _log.error("the settings can't be used, the old ones stay: {problem}", problem=str(problem))
             return
         changes = compare(self._settings, loaded.settings)
+        before, self._loaded = self._loaded, loaded
         self._settings = settings = take_live(self._settings, loaded.settings)
         self._log_output.set_levels(settings.logging.level, settings.logging.levels)
-        self._learn_token()
+        self._learn_own()
         self._tokens.replace(token_source(settings))
         if self._parts is not None:
             self._parts.reconfigure(settings, changes)
         for caution in loaded.cautions:
-            if caution not in self._loaded.cautions:
+            if caution not in before.cautions:
                 _log.warn("{caution}", caution=caution)
-        self._loaded = loaded
+        if loaded.proxies != before.proxies:
+            self._say_ways_out()
         for path in changes.restart:
             _log.warn("{setting} has changed; it takes effect at the next start", setting=path)
         if changes.live:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 WallClock = Callable[[], datetime]
 """Returns the present time of day, timezone-aware, in UTC."""
+
+
+SKEW_WORTH_SAYING: Final = 30.0
+"""Seconds between our clock and the control plane's from which on it is said."""
 
 
 def utc_now() -> datetime:
@@ -37,3 +42,15 @@ def rfc3339(moment: datetime) -> str:
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone")
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def describe_skew(skew: float | None) -> str:
+    """
+    What to say of our clock when the control plane's is C{skew} seconds ahead; empty: nothing.
+
+    @param skew: None: unknown.
+    """
+    if skew is None or abs(skew) <= SKEW_WORTH_SAYING:
+        return ""
+    direction = "behind" if skew > 0 else "ahead of"
+    return f"this machine's clock is {abs(skew):.0f} s {direction} the control plane's"

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
 from pipeops_agent.canary import MAX_ANSWER, Canaries, CanaryService
-from pipeops_agent.clock import WallClock
+from pipeops_agent.clock import WallClock, describe_skew
 from pipeops_agent.controlplane import (
     ControlPlaneClient,
     Heartbeat,
@@ -45,9 +45,9 @@ from pipeops_agent.health import HealthCheck, Registry
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.net import Connector, ThreadedResolver
 from pipeops_agent.orders import TunnelOrder
-from pipeops_agent.scheduling import PeriodicService
+from pipeops_agent.scheduling import PeriodicService, Tasks
 from pipeops_agent.secrets import Secret
-from pipeops_agent.settings import Changes, Settings
+from pipeops_agent.settings import Changes, Proxies, Settings
 from pipeops_agent.shutdown import Shutdown
 from pipeops_agent.sources import cluster_token_source
 from pipeops_agent.state import State, StateStore, Stored
@@ -74,6 +74,8 @@ then after 2 more: with a new attempt instead there is one each second, and a ne
 _TOLD: Final = ("agent.labels", "tunnel.forwards", "access.")
 """The live settings that a registration carries; a name that ends in a dot stands for all below it."""
 
+_PROXY: Final = "pipeops.proxy"
+
 _TOKEN: Final = frozenset({"pipeops.token", "pipeops.token_file"})
 
 
@@ -85,6 +87,7 @@ class Common:
     @ivar reactor: everything that a reactor can do; each room takes what it needs of it.
     @ivar settings: those that hold now; asked each time.
     @ivar canaries: the canaries that are out, of which the agent's own site knows.
+    @ivar proxies: which proxy leads to which target, now; asked for each connection.
     @ivar learn: lets the log mask a secret from now on.
     @ivar end: told of the error that ends the agent.
     """
@@ -97,6 +100,7 @@ class Common:
     tokens: TokenSource
     canaries: Canaries
     settings: Callable[[], Settings]
+    proxies: Callable[[], Proxies]
     learn: Callable[[Secret], None]
     end: Callable[[FatalError], None]
 
@@ -119,8 +123,11 @@ class Parts:
         self._common = common
         self._facts = facts
         self._password: Secret | None = None
+        self._tasks = Tasks()
         settings = common.settings()
-        self._api = Connector(common.reactor, connect_timeout=settings.pipeops.connect_timeout)
+        self._api = Connector(
+            common.reactor, connect_timeout=settings.pipeops.connect_timeout, proxies=common.proxies
+        )
         self._cluster_token = cluster_token_source(settings)
         client = ControlPlaneClient(
             common.clock, settings.pipeops, common.tokens, self._api, common.board, common.wall
@@ -183,7 +190,7 @@ class Parts:
         if not masking.IS_NATIVE:
             _log.warn("this installation of Autobahn masks frames without native code: tunnels are slower")
         counters = TrafficCounters()
-        connector = self._way_out = Connector(common.reactor, connect_timeout=settings.tunnel.connect_timeout)
+        connector = self._way_out = self._tunnel_connector(settings.tunnel.connect_timeout)
         self._canary = self._make_canary(settings, connector, counters)
         return TunnelManager(
             common.clock,
@@ -211,16 +218,26 @@ class Parts:
             version=build_info().version,
         )
 
+    def _tunnel_connector(self, seconds: float, resolver: ThreadedResolver | None = None) -> Connector:
+        """A way out to chisel servers, and to what they listen on; it takes so many seconds at most."""
+        return Connector(
+            self._common.reactor,
+            connect_timeout=seconds,
+            resolver=resolver,
+            proxies=self._common.proxies,
+            clock_note=lambda: describe_skew(self._common.board.now.clock_skew),
+        )
+
     def _make_opener(self, settings: Settings, counters: TrafficCounters) -> SessionOpener:
         """With its own threads for look-ups: those of the one before may all be stuck."""
         reactor, timeout = self._common.reactor, settings.tunnel.connect_timeout
         resolver = ThreadedResolver(reactor)
         return SessionOpener(
             reactor,
-            Connector(reactor, connect_timeout=timeout, resolver=resolver),
+            self._tunnel_connector(timeout, resolver),
             Dialer(reactor, resolver, partial(connect_tcp, reactor)),
             counters,
-            hasty=Connector(reactor, connect_timeout=min(timeout, HASTY_CONNECT), resolver=resolver),
+            hasty=self._tunnel_connector(min(timeout, HASTY_CONNECT), resolver),
             settings=lambda: self._common.settings().tunnel,
             tls=client_tls(settings.pipeops.tls),
             version=build_info().version,
@@ -256,6 +273,8 @@ class Parts:
         told = [path for path in changes.live if path.startswith(_TOLD)]
         if told:
             self.registration.again(f"{', '.join(told)} changed")
+        if _PROXY in changes.live:
+            self._tasks.spawn(self._api.close(), "closing connections that went another way")
         if not _TOKEN.isdisjoint(changes.live):
             self.heartbeat.wake()
             self.poll.wake()
@@ -275,6 +294,7 @@ class Parts:
         if self._common.board.now.registration.registered:
             shutdown.step("the last heartbeat", 1.1, self.heartbeat.send_stopping)
         shutdown.step("the canary's connections", 0.1, self._way_out.close)
+        shutdown.step("the tasks of a reconfiguration", 0.1, self._tasks.stop)
         shutdown.step("the connections to the control plane", 0.2, self._api.close)
 
     # -- what the rooms tell each other through here

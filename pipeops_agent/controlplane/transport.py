@@ -21,7 +21,7 @@ from twisted.web.client import (
 )
 from twisted.web.iweb import IAgent
 
-from pipeops_agent.clock import WallClock
+from pipeops_agent.clock import WallClock, describe_skew
 from pipeops_agent.controlplane.answer import Answer, parse_date, parse_retry_after, status_error
 from pipeops_agent.controlplane.body import (
     MAX_BODY,
@@ -51,8 +51,6 @@ _log = Logger(namespace="controlplane")
 
 MAX_ANSWER: Final = 2 * MAX_BODY
 """The bytes of a whole answer on the wire: a body, its framing, and headers."""
-SKEW_WORTH_SAYING: Final = 30.0
-"""Seconds between the two clocks from which on it is said."""
 
 _WRAPPERS: Final = (RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived)
 _NEVER_ANSWERED: Final = (RequestTransmissionFailed, ResponseNeverReceived)
@@ -240,28 +238,16 @@ class Transport:
             return
         skew = (date - self._wall()).total_seconds()
         self._board.set_clock_skew(skew)
-        skewed = abs(skew) > SKEW_WORTH_SAYING
-        if skewed and not self._skewed:
-            _log.warn(
-                "this machine's clock is {seconds} s {direction} the control plane's: certificates and"
-                " tokens may be refused",
-                seconds=round(abs(skew)),
-                direction=_direction(skew),
-            )
-        elif self._skewed and not skewed:
+        said = describe_skew(skew)
+        if said and not self._skewed:
+            _log.warn("{skew}: certificates and tokens may be refused", skew=said)
+        elif self._skewed and not said:
             _log.info("this machine's clock agrees with the control plane's again")
-        self._skewed = skewed
+        self._skewed = bool(said)
 
     def _clock_note(self) -> str:
-        skew = self._board.now.clock_skew
-        if skew is None or abs(skew) <= SKEW_WORTH_SAYING:
-            return ""
-        return f"this machine's clock is {abs(skew):.0f} s {_direction(skew)} the control plane's; "
-
-
-def _direction(skew: float) -> str:
-    """Where our clock is, when the other is C{skew} seconds ahead."""
-    return "behind" if skew > 0 else "ahead of"
+        said = describe_skew(self._board.now.clock_skew)
+        return f"{said}; " if said else ""
 
 
 def _header(response: Any, name: str) -> str | None:

@@ -1,14 +1,16 @@
-"""The one way out: DNS, TCP and TLS, each step timed, bounded and explained."""
+"""The one way out: DNS, TCP, proxy and TLS, each step timed, bounded and explained."""
 
 from __future__ import annotations
 
 from pipeops_agent.net.connector import Connector
-from pipeops_agent.net.explain import Explanation, explain
+from pipeops_agent.net.explain import explain
+from pipeops_agent.net.explanation import Explanation
 from pipeops_agent.net.problems import (
     AnswerTooLong,
     CertificateProblem,
     ConnectProblem,
     LookupProblem,
+    ProxyRefusal,
     TLSFileProblem,
 )
 from pipeops_agent.net.resolver import Resolver, ThreadedResolver
@@ -23,6 +25,7 @@ __all__ = [
     "Connector",
     "Explanation",
     "LookupProblem",
+    "ProxyRefusal",
     "Resolver",
     "TLSFileProblem",
     "ThreadedResolver",

@@ -10,7 +10,7 @@ class ConnectProblem(Exception):
     """
     A connection could not be made.
 
-    @ivar step: the step that failed: C{dns}, C{tcp} or C{tls}.
+    @ivar step: the step that failed: C{dns}, C{tcp}, C{proxy} or C{tls}.
     @ivar sentence: what happened, fit for an operator.
     @ivar remedy: where to look first; empty where there is nothing to add.
     @ivar retryable: whether the same attempt can succeed later without anybody changing anything.
@@ -43,6 +43,22 @@ class LookupProblem(Exception):
         self.temporary = temporary
 
 
+class ProxyRefusal(Exception):
+    """
+    A proxy makes no connection.
+
+    @ivar reason: what it does, as a sentence goes on after its name: "refuses ...".
+    @ivar remedy: where to look; empty where there is nothing to add.
+    @ivar retryable: whether the same attempt can succeed later without anybody changing anything.
+    """
+
+    def __init__(self, reason: str, *, remedy: str = "", retryable: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+        self.retryable = retryable
+
+
 class AnswerTooLong(Exception):
     """A peer sends more than an answer may have."""
 
@@ -51,7 +67,9 @@ class TLSFileProblem(Exception):
     """A certificate, key or CA file can't be used; the message names the setting's file and why."""
 
 
-CertificateFault = Literal["unknown CA", "self-signed", "expired", "not yet valid", "name", "other"]
+CertificateFault = Literal[
+    "unknown CA", "self-signed", "expired", "not yet valid", "name", "revoked", "purpose", "weak", "other"
+]
 
 
 class CertificateProblem(Exception):

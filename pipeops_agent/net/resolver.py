@@ -16,17 +16,8 @@ from typing import Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostnameResolver,
-    IHostResolution,
-    IReactorFromThreads,
-    IReactorPluggableNameResolver,
-    IReactorTCP,
-    IResolutionReceiver,
-)
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from pipeops_agent.net.problems import LookupProblem
 
@@ -187,49 +178,3 @@ class ThreadedResolver:
         if not addresses:
             raise LookupProblem(host, "it has no IPv4 or IPv6 address", temporary=False)
         return addresses[:MAX_ADDRESSES]
-
-
-@implementer(IReactorPluggableNameResolver, IHostnameResolver, IHostResolution)
-class Resolved:
-    """
-    The parts of a reactor that an endpoint uses, with the addresses of its host already known.
-
-    It lets L{twisted.internet.endpoints.HostnameEndpoint} race a host's addresses without asking
-    the reactor's own resolver, which hides the reason of a failure and uses the joined threads.
-    """
-
-    name = "resolved"
-
-    def __init__(self, reactor: IReactorTCP, addresses: list[Address]) -> None:
-        self._reactor: Any = reactor
-        self._addresses = addresses
-
-    @property
-    def nameResolver(self) -> Resolved:  # noqa: N802  # the interface's name
-        """See L{IReactorPluggableNameResolver}."""
-        return self
-
-    def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:  # noqa: N802  # the interface's name
-        """See L{IReactorPluggableNameResolver}."""
-        raise NotImplementedError("the addresses are fixed")
-
-    def resolveHostName(  # noqa: N802  # the interface's names, here and below
-        self,
-        resolutionReceiver: IResolutionReceiver,  # noqa: N803 - the interface's name
-        hostName: str,  # noqa: N803 - the interface's name
-        portNumber: int = 0,  # noqa: N803 - the interface's name
-        addressTypes: Sequence[type[IAddress]] | None = None,  # noqa: N803 - the interface's name
-        transportSemantics: str = "TCP",  # noqa: N803 - the interface's name
-    ) -> IHostResolution:
-        """See L{IHostnameResolver}."""
-        resolutionReceiver.resolutionBegan(self)
-        for address in self._addresses:
-            resolutionReceiver.addressResolved(address)
-        resolutionReceiver.resolutionComplete()
-        return self
-
-    def cancel(self) -> None:
-        """See L{IHostResolution}: it is done already."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)

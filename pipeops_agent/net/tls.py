@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from pipeops_agent.net.problems import CertificateFault, CertificateProblem, TLSFileProblem
+from pipeops_agent.net.text import printable
 
 MAX_FILE_BYTES: Final = 4 << 20
 """No certificate, key or CA file is read beyond this."""
@@ -37,6 +37,12 @@ _FAULTS: Final[dict[int, CertificateFault]] = {
     19: "unknown CA",
     20: "unknown CA",
     21: "unknown CA",
+    23: "revoked",
+    24: "purpose",
+    26: "purpose",
+    66: "weak",
+    67: "weak",
+    68: "weak",
 }
 """OpenSSL's C{X509_V_ERR_*}: those that have a remedy of their own."""
 
@@ -45,6 +51,9 @@ _WORDS: Final[dict[CertificateFault, str]] = {
     "expired": "the certificate has expired",
     "self-signed": "the certificate is signed by itself",
     "unknown CA": "the certificate's issuer is not trusted",
+    "revoked": "the certificate was revoked",
+    "purpose": "the certificate may not be used for this",
+    "weak": "its key or signature is too weak",
 }
 
 
@@ -176,8 +185,8 @@ def _problem(fault: CertificateFault, certificate: crypto.X509, detail: str) -> 
     parsed = certificate.to_cryptography()
     return CertificateProblem(
         fault,
-        subject=_names(parsed) if fault == "name" else _printable(parsed.subject.rfc4514_string()),
-        issuer=_printable(parsed.issuer.rfc4514_string()),
+        subject=_names(parsed) if fault == "name" else printable(parsed.subject.rfc4514_string()),
+        issuer=printable(parsed.issuer.rfc4514_string()),
         not_before=parsed.not_valid_before_utc,
         not_after=parsed.not_valid_after_utc,
         detail=detail,
@@ -192,12 +201,7 @@ def _names(certificate: x509.Certificate) -> str:
         return "no host name at all"
     names = [str(name.value) for name in extension if isinstance(name, x509.DNSName | x509.IPAddress)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return _printable(", ".join(names[:10])) + more
-
-
-def _printable(text: str) -> str:
-    """A peer's text, fit for one line of a log."""
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:300] or "(empty)"
+    return printable(", ".join(names[:10])) + more
 
 
 def _is_address(host: str) -> bool:

@@ -28,7 +28,7 @@ from pipeops_agent.sandbox.ledger import Agent as KnownAgent
 from pipeops_agent.sandbox.service import SandboxService, SandboxSettings
 from pipeops_agent.scheduling import DeadlineExceeded, bounded, sleep
 from pipeops_agent.secrets import Secret
-from pipeops_agent.settings import Forward, Loaded, Settings
+from pipeops_agent.settings import DIRECT, Forward, Loaded, Proxies, Settings
 from pipeops_agent.settings.model import AgentSettings, ServerSettings
 from pipeops_agent.settings.model_pipeops import PipeopsSettings, ReconnectSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
@@ -165,7 +165,12 @@ class House(TestCase):
         return change(settings, **sections)
 
     def start_agent(
-        self, settings: Settings | None = None, *, store: StateStore | None = None, **how: Any
+        self,
+        settings: Settings | None = None,
+        *,
+        store: StateStore | None = None,
+        proxies: Proxies = DIRECT,
+        **how: Any,
     ) -> Agent:
         """Start an agent; it ends with the test."""
         host = Host(
@@ -178,7 +183,7 @@ class House(TestCase):
         self.store = store or MemoryStateStore()
         self.agent = Agent(
             REACTOR,
-            Loaded(settings or self.settings(), {}, None),
+            Loaded(settings or self.settings(), {}, None, proxies=proxies),
             self.log,
             host,
             reload=self._load_again,
