@@ -45,7 +45,7 @@ from pipeops_agent.health import HealthCheck, Registry
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.net import Connector, ThreadedResolver
 from pipeops_agent.orders import TunnelOrder
-from pipeops_agent.scheduling import PeriodicService, Tasks
+from pipeops_agent.scheduling import PeriodicService
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Changes, Proxies, Settings
 from pipeops_agent.shutdown import Shutdown
@@ -73,8 +73,6 @@ then after 2 more: with a new attempt instead there is one each second, and a ne
 
 _TOLD: Final = ("agent.labels", "tunnel.forwards", "access.")
 """The live settings that a registration carries; a name that ends in a dot stands for all below it."""
-
-_PROXY: Final = "pipeops.proxy"
 
 _TOKEN: Final = frozenset({"pipeops.token", "pipeops.token_file"})
 
@@ -123,7 +121,6 @@ class Parts:
         self._common = common
         self._facts = facts
         self._password: Secret | None = None
-        self._tasks = Tasks()
         settings = common.settings()
         self._api = Connector(
             common.reactor, connect_timeout=settings.pipeops.connect_timeout, proxies=common.proxies
@@ -273,8 +270,6 @@ class Parts:
         told = [path for path in changes.live if path.startswith(_TOLD)]
         if told:
             self.registration.again(f"{', '.join(told)} changed")
-        if _PROXY in changes.live:
-            self._tasks.spawn(self._api.close(), "closing connections that went another way")
         if not _TOKEN.isdisjoint(changes.live):
             self.heartbeat.wake()
             self.poll.wake()
@@ -294,7 +289,6 @@ class Parts:
         if self._common.board.now.registration.registered:
             shutdown.step("the last heartbeat", 1.1, self.heartbeat.send_stopping)
         shutdown.step("the canary's connections", 0.1, self._way_out.close)
-        shutdown.step("the tasks of a reconfiguration", 0.1, self._tasks.stop)
         shutdown.step("the connections to the control plane", 0.2, self._api.close)
 
     # -- what the rooms tell each other through here

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.clock import WallClock, rfc3339, steady_seconds, utc_now
+from pipeops_agent.clock import WallClock, describe_skew, rfc3339, steady_seconds, utc_now
 
 
 class ClockTests(SynchronousTestCase):
@@ -32,6 +32,17 @@ class ClockTests(SynchronousTestCase):
         """A time without a zone is refused: it would be taken for the machine's own."""
         with self.assertRaises(ValueError):
             rfc3339(datetime(2025, 10, 15, 8, 0, 0))  # noqa: DTZ001 - what is tested
+
+
+class SkewTests(SynchronousTestCase):
+    """L{describe_skew}."""
+
+    def test_words(self) -> None:
+        """Which way, by how much; nothing where it is unknown or not worth saying."""
+        self.assertEqual(describe_skew(90.4), "this machine's clock is 90 s behind the control plane's")
+        self.assertEqual(describe_skew(-31), "this machine's clock is 31 s ahead of the control plane's")
+        for skew in (None, 0.0, 30.0, -30.0):
+            self.assertEqual(describe_skew(skew), "")
 
 
 class SteadyTests(SynchronousTestCase):

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from pipeops_agent.net.answers import AnswerEndpoint
@@ -65,7 +67,7 @@ class Connector:
             proxy_tls=proxy_tls,
             clock_note=clock_note,
         )
-        self._pools: list[HTTPConnectionPool] = []
+        self._agents: list[_PooledAgent] = []
 
     def endpoint(
         self, host: str, port: int, *, tls: ClientTLS | None = None, trace: Trace | None = None
@@ -88,25 +90,71 @@ class Connector:
             trace=trace,
         )
 
-    def agent(self, tls: ClientTLS | None = None, *, max_answer: int | None = None) -> Agent:
+    def agent(self, tls: ClientTLS | None = None, *, max_answer: int | None = None) -> IAgent:
         """
         An HTTP agent with a pool of its own, which L{close} closes; C{https} is spoken as C{tls} says.
 
+        Connections are kept for the next request as long as the proxies stay the same.
+
         @param max_answer: the bytes that one answer, headers included, may have on the wire.
         """
-        pool = HTTPConnectionPool(self._reactor, persistent=True)
-        pool.cachedConnectionTimeout = IDLE_CONNECTION
-        self._pools.append(pool)
-        factory = _AgentEndpoints(self, ClientTLS() if tls is None else tls, max_answer)
-        agent: Agent = Agent.usingEndpointFactory(self._reactor, factory, pool)
+        endpoints = _AgentEndpoints(self, ClientTLS() if tls is None else tls, max_answer)
+        agent = _PooledAgent(self._reactor, endpoints, self._proxies)
+        self._agents.append(agent)
         return agent
 
     async def close(self) -> None:
         """Close the unused connections of all agents. Those in use belong to whoever uses them."""
-        closing = [pool.closeCachedConnections() for pool in self._pools]
-        for ok, result in await DeferredList(closing, consumeErrors=True):
-            if not ok:
-                _log.warn("closing an HTTP connection: {reason}", reason=result.getErrorMessage())
+        await DeferredList([agent.close() for agent in self._agents])
+
+
+@implementer(IAgent)
+class _PooledAgent:
+    """
+    See L{Connector.agent}.
+
+    A connection says nothing of the way that it went. So when the ways change, its pool gives way to another.
+    """
+
+    def __init__(
+        self,
+        reactor: IConnectorReactor,
+        endpoints: IAgentEndpointFactory,
+        proxies: Callable[[], Proxies],
+    ) -> None:
+        self._reactor = reactor
+        self._endpoints = endpoints
+        self._proxies = proxies
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ways = self._proxies()
+        self._pool = HTTPConnectionPool(self._reactor, persistent=True)
+        self._pool.cachedConnectionTimeout = IDLE_CONNECTION
+        self._agent: IAgent = Agent.usingEndpointFactory(self._reactor, self._endpoints, self._pool)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,  # noqa: N803  # IAgent's name
+    ) -> Deferred[IResponse]:
+        """See L{IAgent}."""
+        if self._proxies() != self._ways:
+            self._pool.cachedConnectionTimeout = 0  # for what is in use now, and comes back later
+            self.close()
+            self._begin()
+        return self._agent.request(method, uri, headers, bodyProducer)
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that nobody uses; never fails."""
+        closing: Deferred[None] = self._pool.closeCachedConnections()
+        return closing.addErrback(_close_failed)
+
+
+def _close_failed(reason: Failure) -> None:
+    _log.warn("closing an HTTP connection: {reason}", reason=reason.getErrorMessage())
 
 
 @implementer(IAgentEndpointFactory)

@@ -86,7 +86,7 @@ def explain_tls_error(error: SSL.Error, place: str, tls: ClientTLS | None) -> Ex
         )
     if "unexpected eof" in text:
         return Explanation(sentence=f"{place} closed the connection", retryable=True, lost=True)
-    if "alert" in text:
+    if "alert" in text or "unrecognized name" in text:  # OpenSSL does not call that one an alert
         return _alert(text, place, tls)
     if any(word in text for word in _NOT_TLS):
         return Explanation(

@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from pipeops_agent.tunnel.frames import BINARY, CLOSE, PING, PONG, FrameError, FrameReader, make_frame
 from pipeops_agent.tunnel.prompt import tune, write_now
-from pipeops_agent.tunnel.refusal import explain_close, explain_refusal
+from pipeops_agent.tunnel.refusal import explain_close, explain_loss, explain_refusal
 
 _log = Logger(namespace="tunnel.carrier")
 
@@ -154,7 +154,7 @@ class _Carrier(TwistedProtocol):
             self._cut.cancel()
             self._cut = None
         super().connectionLost(reason)
-        sentence = self._problem or self.wasNotCleanReason or "the peer closed it"
+        sentence = self._problem or explain_loss(reason) or self.wasNotCleanReason or "the peer closed it"
         try:
             if self._frames is not None:
                 self._inner.connectionLost(Failure(CarrierLost(sentence)))

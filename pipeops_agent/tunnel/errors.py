@@ -7,7 +7,7 @@ class SessionError(Exception):
     """
     A session could not be opened.
 
-    @ivar step: how far it got: C{dns}, C{tcp}, C{tls}, C{upgrade}, C{ssh}, C{login}, C{configuration}, ….
+    @ivar step: how far it got: C{dns}, C{tcp}, C{proxy}, C{tls}, C{upgrade}, C{ssh}, C{login}, ….
     @ivar sentence: what happened, fit for an operator, free of secrets.
     @ivar retryable: whether the same attempt may succeed later without anybody changing anything. A wrong
         host key or a refused password is not: it is tried again all the same, and said to be so.

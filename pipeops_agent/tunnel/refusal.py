@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from OpenSSL import SSL
+from twisted.python.failure import Failure
+
+from pipeops_agent.net.explain import explain
+
 
 def explain_refusal(answer: bytes, reason: str) -> str:
     """
@@ -38,11 +43,31 @@ _GUESSES: Final = {
     "308": "a redirect is not followed: set the address it names",
     "200": "something on the way does not pass WebSockets",
     "400": "something on the way does not pass WebSockets",
+    "401": "something before the chisel server wants a login of its own",
+    "403": "something before the chisel server does not let this machine in",
     "404": "no chisel server at this path, or an ingress that does not pass WebSockets",
+    "405": "something on the way does not pass WebSockets",
+    "421": "the server is another one than this name's",
+    "426": "something on the way does not pass WebSockets",
+    "429": "too many attempts, from here or from everybody",
+    "500": "the server, or what stands before it, fails: its log says why",
     "502": "the chisel server behind a proxy is down",
     "503": "the chisel server behind a proxy is down",
     "504": "the chisel server behind a proxy does not answer",
 }
+
+
+def explain_loss(reason: Failure) -> str:
+    """
+    A sentence about a connection that TLS has ended; empty: it ended otherwise.
+
+    With TLS 1.3 a server looks at the client's certificate when the client has long been done (RFC 8446
+    section 4.4.2.4), so that its objection comes only now.
+    """
+    if not isinstance(reason.value, SSL.Error):
+        return ""
+    said = explain(reason.value, "the server")
+    return f"{said.sentence} ({said.remedy})" if said.remedy else said.sentence
 
 
 def explain_close(payload: bytes) -> str:

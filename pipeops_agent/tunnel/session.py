@@ -1,7 +1,7 @@
 """
 One session: from the way out to a tunnel that is proven to be up, and to its end.
 
-The steps, each with a deadline and each kept in the trace: C{dns}, C{tcp}, C{tls} (the connector's),
+The steps, each with a deadline and each kept in the trace: C{dns}, C{tcp}, C{proxy}, C{tls} (the way out's),
 C{upgrade}, C{ssh} (version, key exchange, the server's key), C{login}, C{configuration}, C{ping}.
 When to open a session, and what to do when it ends, is the manager's affair.
 """

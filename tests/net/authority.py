@@ -74,6 +74,7 @@ class Authority:
         begin: timedelta = timedelta(days=-1),
         end: timedelta = timedelta(days=1),
         authority: bool = False,
+        usage: x509.ObjectIdentifier | None = None,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
@@ -90,6 +91,8 @@ class Authority:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
             )
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
     def issue(
@@ -97,11 +100,16 @@ class Authority:
         *names: str,
         begin: timedelta = timedelta(days=-1),
         end: timedelta = timedelta(days=1),
+        usage: x509.ObjectIdentifier | None = None,
     ) -> Identity:
-        """A certificate for C{names} (host names or addresses), valid from C{begin} to C{end} from now."""
+        """
+        A certificate for C{names} (host names or addresses), valid from C{begin} to C{end} from now.
+
+        @param usage: the only thing that it may be used for; None: everything.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(names[0] if names else "nobody")
-        return Identity(self._sign(subject, key, names=names, begin=begin, end=end), key)
+        return Identity(self._sign(subject, key, names=names, begin=begin, end=end, usage=usage), key)
 
     def write(self, path: Path) -> str:
         """Write the authority's certificate as PEM; return the path."""

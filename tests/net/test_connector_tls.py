@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet import reactor as global_reactor  # noqa: TID251  # real sockets
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
@@ -254,6 +255,34 @@ class TLSTests(TestCase):
         """A server of another protocol is called that."""
         problem = await self.refused(self.listen(None, Greeting), self.trusting())
         self.assertIn("does not speak TLS", problem.sentence)
+
+    async def test_http_instead(self) -> None:
+        """A server that speaks plain HTTP on this port is called that, with where to look."""
+
+        class PlainHTTP(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                assert self.transport is not None
+                self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                self.transport.loseConnection()
+
+        problem = await self.refused(self.listen(None, PlainHTTP), self.trusting())
+        self.assertIn("does not speak TLS", problem.sentence)
+        self.assertIn("https://", problem.remedy)
+
+    async def test_purpose(self) -> None:
+        """A certificate that is for clients only is refused, with what is wrong with it and by whom it is."""
+        client = self.authority.issue("cp.test", usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+        problem = await self.refused(self.listen(client.server_options()), self.trusting())
+        self.assertIn("the certificate may not be used for this", problem.sentence)
+        self.assertIn("issued by CN=Our CA", problem.sentence)
+
+    async def test_clock(self) -> None:
+        """Where this machine's clock is known to be wrong, it is named instead of being suspected."""
+        note = "this machine's clock is 600 s behind the control plane's"
+        self.connector = Connector(REACTOR, connect_timeout=5, resolver=ToLoopback(), clock_note=lambda: note)
+        early = self.authority.issue("cp.test", begin=timedelta(minutes=5), end=timedelta(days=3))
+        problem = await self.refused(self.listen(early.server_options()), self.trusting())
+        self.assertEqual(problem.remedy, note)
 
     async def test_protocol_that_fails(self) -> None:
         """An application's protocol that can't start fails the connect and leaves no connection."""

@@ -15,6 +15,7 @@ from pipeops_agent.net import (
     ClientTLS,
     ConnectProblem,
     LookupProblem,
+    ProxyRefusal,
     TLSFileProblem,
     explain,
 )
@@ -119,6 +120,37 @@ class ExplainTests(SynchronousTestCase):
         self.assertIn("a missing client certificate", missing.sentence)
         given = explain(tls_error("tlsv1 alert unknown ca"), PLACE, ClientTLS(cert_file="me.pem"))
         self.assertIn("the client certificate me.pem", given.sentence)
+
+    def test_alerts(self) -> None:
+        """What a server says before it hangs up has a sentence and a remedy."""
+        for reason, says, remedy in (
+            ("tlsv1 unrecognized name", "does not know the name that it was asked for", "certificate for it"),
+            ("tlsv1 alert no application protocol", "wants a protocol (ALPN)", "port"),
+            ("ssl/tls alert handshake failure", "ended the TLS handshake", "client certificate"),
+            ("tlsv1 alert internal error", "failed during the TLS handshake", "log"),
+        ):
+            said = explain(tls_error(reason), PLACE)
+            self.assertEqual(said.sentence[:15], PLACE)
+            self.assertIn(says, said.sentence)
+            self.assertIn(f"({reason})", said.sentence)
+            self.assertIn(remedy, said.remedy)
+        self.assertIn("failed: tlsv1 alert odd", explain(tls_error("tlsv1 alert odd"), PLACE).sentence)
+        closed = explain(tls_error("unexpected eof while reading"), PLACE)
+        self.assertEqual(closed.sentence, f"{PLACE} closed the connection")
+        self.assertTrue(closed.retryable and closed.lost)
+
+    def test_known_clock(self) -> None:
+        """A clock that is known to be wrong is the remedy of a certificate's dates, and of nothing else."""
+        note = "this machine's clock is 600 s behind the control plane's"
+        for fault in ("expired", "not yet valid"):
+            self.assertEqual(explain(certificate(fault), PLACE, clock_note=note).remedy, note)
+        self.assertNotIn("clock", explain(certificate("name"), PLACE, clock_note=note).remedy)
+
+    def test_proxy(self) -> None:
+        """A proxy's refusal is a sentence about the proxy."""
+        said = explain(ProxyRefusal("says no", remedy="ask", retryable=True), "the proxy p:1")
+        self.assertEqual((said.sentence, said.remedy), ("the proxy p:1 says no", "ask"))
+        self.assertTrue(said.retryable)
 
     def test_not_tls(self) -> None:
         """A port that speaks something else is told from a broken TLS."""
