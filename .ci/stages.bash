@@ -58,6 +58,10 @@ stage_tree() {
     need_debian promtool prometheus || skip "tests with promtool" "not installed"
     { need_debian ip iproute2 && need_debian nft nftables && [ "$(id -u)" -eq 0 ]; } ||
         skip "tests of outages" "they need root, iproute2 and nftables"
+    local proxy
+    for proxy in tinyproxy squid microsocks; do # in /usr/sbin, one of them
+        PATH=$PATH:/usr/sbin need_debian "$proxy" "$proxy" || skip "tests behind $proxy" "not installed"
+    done
     need_debian curl curl || skip "requests through the forwards" "curl is not installed"
 }
 

@@ -134,6 +134,11 @@ class Program(ProcessProtocol):
         return pid
 
     @property
+    def output(self) -> str:
+        """The last lines that were no events."""
+        return "\n".join(self._tail)
+
+    @property
     def _process(self) -> IProcessTransport:
         process = self.transport
         assert process is not None
@@ -165,8 +170,7 @@ class Program(ProcessProtocol):
             ended.callback(None)
 
     def _ended(self, expected: str) -> PeerEnded:
-        said = "\n".join(self._tail)
-        return PeerEnded(f"ended with status {self.status} while {expected} was expected\n{said}")
+        return PeerEnded(f"ended with status {self.status} while {expected} was expected\n{self.output}")
 
     def seen(self, event: str, **match: object) -> list[Event]:
         """All events so far with this name and these fields."""
