@@ -105,6 +105,10 @@ class LaunchTests(Case):
             self.launch("--sandbox", KUBERNETES_SERVICE_HOST="10.96.0.1")
         self.assertEqual(caught.exception.status, ExitStatus.CONFIG)
 
+    def test_sandbox_without_proxies(self) -> None:
+        """The sandbox is on loopback: what the environment says of proxies does not concern it."""
+        self.launch("--sandbox", HTTPS_PROXY="ftp://no.proxy.at.all")
+
 
 class Child(Service):
     """Notes what happens to it in C{done}."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import psutil
 from twisted.internet.protocol import Factory, Protocol
@@ -15,6 +15,7 @@ from pipeops_agent.settings.model_pipeops import TLSSettings
 from pipeops_agent.settings.proxies import Proxies, parse_exemptions
 from pipeops_agent.settings.proxy_url import Proxy
 from tests.agent.house import REACTOR, TOKEN, House, change, look_until
+from tests.agent.twistd import FAST, TwistdCase
 from tests.peers.harness import free_port
 from tests.peers.proxies import FORBIDDEN, NAME, USER, ProxyStarter, RunningProxy
 
@@ -209,3 +210,41 @@ class MicrosocksTests(ProxyContract, House):
 
     async def start_proxy(self, starter: ProxyStarter) -> RunningProxy:
         return await starter.microsocks()
+
+
+class ProcessTests(TwistdCase):
+    """The agent as it is started, with the proxy in its environment."""
+
+    async def test_from_the_environment(self) -> None:
+        """HTTPS_PROXY, as every program reads it, is enough; its password is in nothing that anybody sees."""
+        running = await ProxyStarter(REACTOR, self).microsocks()
+        sandbox = self.start_sandbox(tls=True, names=(NAME,), directory=str(self.directory))
+        self.configure(FAST)
+        password = quote(running.password, safe="")
+        program = self.start_for(
+            f"https://{NAME}:{urlsplit(sandbox.api_url).port}",
+            environ={
+                "HTTPS_PROXY": f"socks5://{USER}:{password}@127.0.0.1:{running.port}",
+                "PIPEOPS_TLS_CA_FILE": str(sandbox.ca_file),
+                "PIPEOPS_LOG_LEVEL": "debug",
+            },
+        )
+        await program.says("the tunnel is connected")
+        self.assertEqual(
+            program.saying("is reached")[0]["control_plane"],
+            f"through the proxy socks5://127.0.0.1:{running.port} (HTTPS_PROXY)",
+        )
+        program.signal("TERM")
+        await program.ended()
+        for secret in (running.password, password, USER):
+            self.assertNotIn(secret, program.out.decode() + program.err.decode())
+        self.check_well_behaved(program)
+
+    async def test_no_proxy_at_all(self) -> None:
+        """A variable that names no proxy ends the start, and is named without its value."""
+        program = await self.run_agent(
+            environ={"HTTPS_PROXY": "ftp://agent:horse-battery@proxy", "PIPEOPS_TOKEN": "token-0123456789"}
+        )
+        self.assertEqual(program.status, ExitStatus.CONFIG)
+        self.assertIn("HTTPS_PROXY: ftp:// is not spoken", program.records[-1]["msg"])
+        self.assertNotIn("horse", program.out.decode() + program.err.decode())
