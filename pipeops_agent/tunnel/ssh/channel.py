@@ -118,7 +118,8 @@ class Channel:
     def abort(self) -> None:
         """Close both ways at once; what waits is dropped."""
         self._pending.clear()
-        self.close()
+        self._close_wanted = True  # perhaps it was already, and what has just been dropped was in the way
+        self._finish()
 
     def _send(self, data: bytes) -> int:
         """Send what the window allows, in packets; return how many bytes that was."""

@@ -11,7 +11,11 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, TransportOwner, WrongHostKey, fingerprint
-from pipeops_agent.tunnel.ssh.messages import DISCONNECT_HOST_KEY_NOT_VERIFIABLE, MSG_KEX_ECDH_INIT
+from pipeops_agent.tunnel.ssh.messages import (
+    DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
+    MSG_KEX_ECDH_INIT,
+    MSG_KEX_ECDH_REPLY,
+)
 from pipeops_agent.tunnel.ssh.negotiation import KEY_EXCHANGES, STRICT_CLIENT, STRICT_SERVER
 from pipeops_agent.tunnel.ssh.packets import PacketError
 from pipeops_agent.tunnel.ssh.transport import PacketTransport
@@ -31,6 +35,7 @@ class ChiselClientTransport(PacketTransport, SSHClientTransport):
     peer_version = b"SSH-chisel-v3"
     supportedKeyExchanges: Any = [*KEY_EXCHANGES, STRICT_CLIENT]
     _strict_theirs, _strict_ours = STRICT_SERVER, STRICT_CLIENT
+    _kex_message = MSG_KEX_ECDH_REPLY
 
     def __init__(
         self,

@@ -328,8 +328,8 @@ class ConnectionLayer(Service):
 
     def _open_failed(self, packet: bytes) -> None:
         local, code = _unpack(_TWO, packet)
+        description, _ = _string(packet[8:])  # who waits is asked for last: an error here must reach it too
         waiting, _ = self._was_opening(local)
-        description, _ = _string(packet[8:])
         waiting.errback(OpenRefused(code, peer_text(description)))
 
     def _was_opening(self, local: int) -> tuple[Deferred[Channel], ChannelHandler]:

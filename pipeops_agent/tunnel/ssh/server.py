@@ -10,7 +10,9 @@ from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, Service, TransportOwner
+from pipeops_agent.tunnel.ssh.messages import MSG_KEX_ECDH_INIT
 from pipeops_agent.tunnel.ssh.negotiation import KEY_EXCHANGES, STRICT_CLIENT, STRICT_SERVER
+from pipeops_agent.tunnel.ssh.packets import PacketError
 from pipeops_agent.tunnel.ssh.transport import PacketTransport
 
 SERVER_VERSION: Final = b"SSH-chisel-v3-server"
@@ -35,6 +37,7 @@ class ChiselServerTransport(PacketTransport, SSHServerTransport):
     peer_version = b"SSH-chisel-v3"
     supportedKeyExchanges: Any = [*KEY_EXCHANGES, STRICT_SERVER]
     _strict_theirs, _strict_ours = STRICT_CLIENT, STRICT_SERVER
+    _kex_message = MSG_KEX_ECDH_INIT
 
     def __init__(
         self, clock: IReactorTime, owner: TransportOwner, rekey: RekeyPolicy, host_key: HostKey
@@ -42,3 +45,21 @@ class ChiselServerTransport(PacketTransport, SSHServerTransport):
         super().__init__(clock, owner, rekey)
         self.factory = host_key
         self.supportedPublicKeys = list(host_key.publicKeys)
+
+    def ssh_KEX_DH_GEX_REQUEST_OLD(self, packet: bytes) -> None:
+        """Take the client's part of an exchange (the number is that of several messages), once."""
+        if self._keyExchangeState != self._KEY_EXCHANGE_PROGRESSING or self._next_opener is not None:
+            raise PacketError("a client's part came to no key exchange")
+        super().ssh_KEX_DH_GEX_REQUEST_OLD(packet)
+
+    def ssh_KEX_DH_GEX_REQUEST(self, packet: bytes) -> None:
+        raise PacketError("a key exchange was begun that was not agreed on")
+
+    def ssh_KEX_DH_GEX_INIT(self, packet: bytes) -> None:
+        raise PacketError("a client's part came to a key exchange that was not agreed on")
+
+    def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
+        """Start the one service that is asked for, the login; a second would end what runs."""
+        if self.service is not None:
+            raise PacketError("a service was asked for, and one is running")
+        super().ssh_SERVICE_REQUEST(packet)

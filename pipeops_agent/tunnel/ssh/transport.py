@@ -67,6 +67,9 @@ MAX_HELD: Final = 65_536
 MAX_BACKLOG: Final = 8 * 1024 * 1024
 """The most bytes written on top of a carrier that is full: data stops then, answers to the peer can't."""
 
+_STRICT: Final = frozenset({MSG_DISCONNECT, MSG_KEXINIT, MSG_NEWKEYS})
+"""What may come in a strict key exchange, beside that exchange's own message (OpenSSH's PROTOCOL)."""
+
 
 @implementer(IPushProducer)
 class PacketTransport(SSHTransportBase):
@@ -88,6 +91,8 @@ class PacketTransport(SSHTransportBase):
     _strict_theirs: bytes
     _strict_ours: bytes
     """The names by which either side's KEXINIT says that it does strict key exchange."""
+    _kex_message: int
+    """The one message of a key exchange that the peer sends beside KEXINIT and NEWKEYS."""
 
     def __init__(self, clock: IReactorTime, owner: TransportOwner, rekey: RekeyPolicy) -> None:
         # On the instance: as a class attribute it would be renamed after the class.
@@ -209,11 +214,12 @@ class PacketTransport(SSHTransportBase):
                 raise PacketError(f"message {message} came inside a key exchange")
             self.service.packetReceived(message, payload[1:])
             return
-        if self.sessionID is None and self._strict and not 20 <= message <= 49 and message != 1:
-            raise PacketError(f"message {message} is not allowed in a strict key exchange")
         if self.ignoreNextPacket and 30 <= message <= 49:
             self.ignoreNextPacket = False
             return
+        # Until NEWKEYS has come: between the reply and that a message could still be added on the way.
+        if self._strict and not self._secure and message not in {*_STRICT, self._kex_message}:
+            raise PacketError(f"message {message} is not allowed in a strict key exchange")
         try:
             self.dispatchMessage(message, payload[1:])
         except PacketError:

@@ -138,6 +138,18 @@ class Flow(SynchronousTestCase):
         opened.pair.pump()
         self.assertEqual(len(near.data), 500_000)
 
+    def test_abort_after_close(self) -> None:
+        """A channel that waits to be closed behind its data is closed at once when it is aborted."""
+        opened = Opened(consume=False)
+        opened.far_channel.write(b"x" * 200_000)
+        opened.far_channel.close()
+        opened.pair.pump()
+        self.assertEqual(opened.near.events, [])
+        opened.far_channel.abort()
+        opened.pair.pump()
+        self.assertEqual(opened.near.events, ["closed"])
+        self.assertEqual((len(opened.pair.client_layer), len(opened.pair.server_layer)), (0, 0))
+
     def test_congestion_pauses_who_writes(self) -> None:
         """While the carrier is full what is written waits, and the writer pauses; then it goes, in order."""
         opened = Opened()
@@ -398,7 +410,16 @@ class Violations(SynchronousTestCase):
         """So is a channel's confirmation or refusal."""
         numbers = struct.pack(">LLLL", 5, 0, 1000, 2000)
         self.assert_ends(MSG_CHANNEL_OPEN_CONFIRMATION, numbers, "not being opened")
-        self.assert_ends(MSG_CHANNEL_OPEN_FAILURE, numbers, "not being opened")
+        refusal = struct.pack(">LL", 5, 2) + NS(b"no") + NS(b"")
+        self.assert_ends(MSG_CHANNEL_OPEN_FAILURE, refusal, "not being opened")
+
+    def test_malformed_refusal(self) -> None:
+        """Who waits for a channel hears of the end when its refusal is malformed."""
+        opened = Opened()
+        opening = opened.pair.client_layer.open_channel(b"chisel", b"", Handler())
+        opened.raw(MSG_CHANNEL_OPEN_FAILURE, struct.pack(">LLL", 1, 2, 1000))
+        opened.pair.lose()
+        self.assertIn("longer than its message", str(self.failureResultOf(opening, SSHError).value))
 
     def test_lengths_that_lie(self) -> None:
         """A length that is not that of the message is an error."""

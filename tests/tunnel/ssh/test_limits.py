@@ -13,6 +13,8 @@ from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, WrongHostKey,
 from pipeops_agent.tunnel.ssh.messages import (
     MSG_CHANNEL_DATA,
     MSG_GLOBAL_REQUEST,
+    MSG_KEX_ECDH_INIT,
+    MSG_KEX_ECDH_REPLY,
     MSG_KEXINIT,
     MSG_UNIMPLEMENTED,
     MSG_USERAUTH_BANNER,
@@ -20,9 +22,11 @@ from pipeops_agent.tunnel.ssh.messages import (
 from pipeops_agent.tunnel.ssh.packets import MAX_PACKET, PacketReader, Plain
 from tests.tunnel.ssh.pair import NEVER, Handler, Pair
 
+MSG_SERVICE_REQUEST = 5
 MSG_SERVICE_ACCEPT = 6
-MSG_KEX_ECDH_REPLY = 31
+MSG_KEX_DH_GEX_INIT = 32
 MSG_KEX_DH_GEX_REPLY = 33
+MSG_KEX_DH_GEX_REQUEST = 34
 
 PING = NS(b"ping") + b"\1"
 
@@ -88,6 +92,29 @@ class Turns(Limits):
         [error] = pair.client_owner.ended
         self.assertIn("a reply came to no key exchange", str(error))
         self.assertEqual(pair.client_owner.secure, 0)
+
+    def assert_server_ended(self, message: int, payload: bytes, words: str) -> None:
+        """The server ends it when the client sends this, and changes no keys and no service."""
+        self.setUp()
+        service = self.pair.server.service
+        written = self.pair.server._writer.packets_sealed
+        self.pair.client._write(message, payload)
+        self.pair.server.dataReceived(bytes(self.pair.client_wire.written))
+        self.assertIs(self.pair.server.service, service)
+        self.assertEqual(self.pair.server._writer.packets_sealed, written + 1)  # the goodbye
+        self.pair.lose()
+        [error] = self.pair.server_owner.ended
+        self.assertIn(words, str(error))
+
+    def test_clients_part_without_exchange(self) -> None:
+        """A client's part of a key exchange outside of one is an error, and so is one of another method."""
+        self.assert_server_ended(MSG_KEX_ECDH_INIT, NS(bytes(32)), "no key exchange")
+        self.assert_server_ended(MSG_KEX_DH_GEX_INIT, NS(b"e"), "not agreed on")
+        self.assert_server_ended(MSG_KEX_DH_GEX_REQUEST, bytes(12), "not agreed on")
+
+    def test_service_requested_twice(self) -> None:
+        """A second login does not end the connection's service and put itself in its place."""
+        self.assert_server_ended(MSG_SERVICE_REQUEST, NS(b"ssh-userauth"), "one is running")
 
     def test_data_inside_an_exchange(self) -> None:
         """After its KEXINIT a peer sends nothing for the services until its NEWKEYS (RFC 4253, 7.1)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.tunnel.ssh.auth import LoginRefused
 from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, fingerprint, peer_text
-from pipeops_agent.tunnel.ssh.messages import MSG_DISCONNECT, MSG_NEWKEYS
+from pipeops_agent.tunnel.ssh.messages import MSG_DISCONNECT, MSG_NEWKEYS, MSG_UNIMPLEMENTED
 from pipeops_agent.tunnel.ssh.packets import CIPHERS, MACS
 from tests.tunnel.ssh.pair import HOST_KEY, Handler, Pair
+
+MSG_IGNORE = 2
+MSG_DEBUG = 4
 
 RIGHT = fingerprint(HOST_KEY.public().blob())
 
@@ -116,6 +120,24 @@ class Strictness(SynchronousTestCase):
         pair.server.sendIgnore(b"x")
         pair.pump()
         self.assert_ended(pair, "strict key exchange")
+
+    def test_added_before_newkeys(self) -> None:
+        """So does anything that is added between the reply and NEWKEYS, on either side, known or unknown."""
+        for message in (MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG, 27, 40):
+            pair = Pair()
+            for side, wire in ((pair.client, pair.client_wire), (pair.server, pair.server_wire)):
+                side.makeConnection(wire)
+            send = pair.server.sendPacket
+
+            def add(number: int, payload: bytes, message: int = message, send: Any = send) -> None:
+                if number == MSG_NEWKEYS:
+                    send(message, b"\0" * 9)
+                send(number, payload)
+
+            pair.server.sendPacket = add  # type: ignore[method-assign, assignment]  # as if somebody on the way had added it
+            pair.pump()
+            self.assert_ended(pair, "strict key exchange")
+            self.assertEqual(pair.client_owner.secure, 0)
 
     def test_something_before_kexinit(self) -> None:
         """KEXINIT must be the first packet."""
