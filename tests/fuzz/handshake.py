@@ -133,8 +133,8 @@ class _Way:
 
 
 def payload_of(packet: bytes) -> bytes:
-    """The payload of a packet without a cipher."""
-    return packet[5 : len(packet) - packet[4]]
+    """The payload of a packet without a cipher; nothing, where that can't be one."""
+    return packet[5 : len(packet) - packet[4]] if len(packet) > 5 else b""
 
 
 def man_in_the_middle(data: bytes) -> None:

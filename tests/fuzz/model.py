@@ -1,5 +1,5 @@
 """
-The connection protocol as the other side sees it (RFC 4254): what may come from the layer, and what is an error.
+The connection protocol as the other side sees it (RFC 4254): what may come of the layer, and what it refuses.
 
 The model knows nothing of how the layer works. It is told every message in both directions and every call of
 the layer's owner, and objects to what does not follow from them.

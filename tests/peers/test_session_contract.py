@@ -94,8 +94,8 @@ class SandboxPeer:
         await self.stop()
 
 
-class SessionContract(_Base):
-    """What a session does with any server."""
+class SessionCase(_Base):
+    """A test with a session to some server, and services behind it."""
 
     peers: Peers
     services: Services
@@ -143,7 +143,18 @@ class SessionContract(_Base):
         """Wait at most ten seconds."""
         return await bounded(self.reactor, 10, waiting, what)
 
-    # -- the contract
+    async def settled(self, name: str = "test") -> None:
+        """Wait until no channel of the forward C{name} is open any more."""
+        counters = self.client.traffic.forward(name)
+        for _ in range(100):
+            if counters.open == 0:
+                return
+            await sleep(self.reactor, 0.05)
+        raise AssertionError(f"{counters.open} channels are still open")
+
+
+class SessionContract(SessionCase):
+    """What a session does with any server."""
 
     async def test_steps_are_kept(self) -> None:
         """A session goes through all its steps, each with its time, and knows its round trip."""
@@ -220,15 +231,6 @@ class SessionContract(_Base):
         talk = await self.talk(port)
         await self.in_time(talk.over, "the end of the connection")
         await self.settled()
-
-    async def settled(self) -> None:
-        """Wait until no channel is open any more."""
-        counters = self.client.traffic.forward("test")
-        for _ in range(100):
-            if counters.open == 0:
-                return
-            await sleep(self.reactor, 0.05)
-        raise AssertionError(f"{counters.open} channels are still open")
 
     async def test_refusing_target(self) -> None:
         """A connection to a dead target ends at once; the reason is reported; others go on."""

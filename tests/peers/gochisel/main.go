@@ -21,6 +21,7 @@ var commands = map[string]command{
 	"client":   runClient,
 	"services": runServices,
 	"load":     runLoad,
+	"mix":      runMix,
 	"leash":    runLeash,
 	"link":     runLink,
 	"modes":    runModes,
@@ -28,7 +29,7 @@ var commands = map[string]command{
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: gochisel server|client|services|load|leash|link|modes [flags]; -h after the command shows its flags")
+		fmt.Fprintln(os.Stderr, "usage: gochisel server|client|services|load|mix|leash|link|modes [flags]; -h after the command shows its flags")
 		os.Exit(2)
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
