@@ -365,6 +365,9 @@ class PacketTransport(SSHTransportBase):
             self._secure = True
             self._owner.ssh_secure()
 
+    def ssh_EXT_INFO(self, packet: bytes) -> None:
+        """None of these (RFC 8308) is for us, and to read each of them Conch copies all the others."""
+
     # -- what Conch would log by itself
 
     def receiveUnimplemented(self, seqnum: int) -> None:

@@ -24,6 +24,7 @@ from tests.tunnel.ssh.pair import NEVER, Handler, Pair
 
 MSG_SERVICE_REQUEST = 5
 MSG_SERVICE_ACCEPT = 6
+MSG_EXT_INFO = 7
 MSG_KEX_DH_GEX_INIT = 32
 MSG_KEX_DH_GEX_REPLY = 33
 MSG_KEX_DH_GEX_REQUEST = 34
@@ -213,6 +214,14 @@ class Amounts(Limits):
                 pair.pump()
             self.assertEqual(pair.client.key_exchanges, 2, counter)
             self.assertEqual(pair.client_owner.ended, [])
+
+    def test_extensions_are_not_read(self) -> None:
+        """An EXT_INFO is passed over, however many extensions it says it has, and leaves nothing behind."""
+        self.send(MSG_EXT_INFO, struct.pack(">L", 3) + NS(b"name") + NS(b"value"))
+        self.assertEqual(self.pair.client.peerExtensions, {})
+        reply = self.pair.server_layer.request(b"ping")
+        self.pair.pump()
+        self.assertEqual(self.successResultOf(reply), b"pong")
 
     def test_packet_in_very_many_parts(self) -> None:
         """The longest packet, byte by byte, is collected in place: the work grows with its length only."""
