@@ -60,10 +60,26 @@ def _packets() -> list[bytes]:
     return [b"\xff" + stream, b"\x00" + stream, b"\x06" + stream[:-5], b"\xff\xff\xff\xff\xff"]
 
 
-_LIFE: Final = bytes.fromhex(
-    # asked to open, accepted, written, adjusted, data, consumed, EOF and CLOSE both ways
-    "0003000000000000 0009 001c4207 000607d2 00070340 000e 001d00 000904 001d01 000a00 000f 0010"
-)
+# A channel that the far side asked for, with a window of 1,024 bytes, and that was accepted.
+_OPEN: Final = bytes.fromhex("00030088") + b"localhos" + b"\x09"
+_LIVES: Final = [
+    # data, delivered, written, EOF from there, EOF from here, CLOSE
+    _OPEN + bytes.fromhex("00070006 0e 0c05 000900 0d00 000a00"),
+    # written beyond the window, more room, closed, aborted while data waits
+    _OPEN + bytes.fromhex("0c07 00060088 0d01 0d02 000a00"),
+    # asked for by this side: confirmed, written, closed there
+    bytes.fromhex("1a 00040088 0c06 000a00"),
+    # refused, and another one by a refusal whose string lies about its length
+    bytes.fromhex("1a 000500 1a 0605 03 0001 0002 048100"),
+    # the carrier is full, and free again; extended data, a channel's request
+    _OPEN + bytes.fromhex("1f 0c06 0d00 0f 00080005 000b01"),
+    # questions and answers both ways, one of them cancelled
+    bytes.fromhex("1b 0b 000100 000200 000002") + b"help",
+    # refused by the owner, and left undecided
+    _OPEN[:-1] + b"\x0a" + _OPEN[:-1],
+    # more than the window
+    _OPEN + bytes.fromhex("00070007"),
+]
 _SESSION: Final = bytes.fromhex(
     "01 06 0a 0b 0a 0b 0c00 0d0041 0f07 0c01 04 1503 0a 0b 0c04 2300 0c08 0b 0a 0b 0a"
 )
@@ -105,7 +121,7 @@ def inputs_by_hand() -> dict[str, list[bytes]]:
         ],
         "client-session": sessions,
         "server-session": [*sessions, b"\x01\x05\x20\x0a", b"\x00\x05\x22\x0a"],
-        "connection": [_LIFE, _LIFE[:20] * 3, b"\x0a\x0a\x05\x04\x00\x0b" * 4, b"\x0f\x10" + _LIFE],
+        "connection": _LIVES,
         "client-carrier": carriers,
         "server-carrier": [*carriers, b"\x00\xff" + _UPGRADE, b"\x00\x07" + _UPGRADE],
         "answers": [
