@@ -120,9 +120,9 @@ class Bench:
 
     def channel_requested(self, request: OpenRequest) -> None:
         self.requests.append(request)
-        request.abandoned.addCallback(self._abandon)
+        request.abandoned = self._abandon
 
-    def _abandon(self, _: None) -> None:
+    def _abandon(self) -> None:
         self.abandoned += 1
 
     def global_requested(self, name: bytes, payload: bytes) -> bytes | None:

@@ -87,6 +87,7 @@ class Duel:
         self.attackers_wire = wire
         self.owner = pair.server_owner if server else pair.client_owner
         self.requests = pair.server_requests if server else pair.client_requests
+        self.requests.on_channel = self._requested
         self.logged_in = logged_in
         self.waiting: list[Deferred[Any]] = [] if server or not logged_in else [pair.login.done]
         self.handlers: list[Handler] = []
@@ -94,6 +95,11 @@ class Duel:
         self.abandoned: list[OpenRequest] = []
         self.written = 0
         self.fed = 0
+
+    def _requested(self, request: OpenRequest) -> None:
+        """The peer asks for a channel: it is answered later, or never."""
+        self.requests.opens.append(request)
+        request.abandoned = lambda: self.abandoned.append(request)
 
     def attack(self, message: int, payload: bytes) -> None:
         """The peer sends a message, whatever its own state says of that."""
@@ -173,7 +179,7 @@ class Duel:
         for waiting in self.waiting:
             assert waiting.called, "somebody waits for ever"
             waiting.addErrback(lambda _: None)
-        assert all(request.abandoned.called for request in asked)
+        assert self.abandoned == asked, "a request waits for ever"
         for handler in self.handlers:
             assert sum(event in {"lost", "closed"} for event in handler.events) == 1, handler.events
         assert len(self.layer) == 0
