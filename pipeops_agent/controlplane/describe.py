@@ -60,6 +60,7 @@ def describe_agent(
         server_specs=_specs(facts),
         metadata={
             "agent_mode": "vm-agent",
+            "agent_name": settings.agent.name,
             "registration_timestamp": rfc3339(moment),
             **({"cluster_id": cluster_id} if cluster_id else {}),
             **_access(settings.access),

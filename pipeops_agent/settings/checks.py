@@ -10,6 +10,7 @@ import msgspec
 
 from pipeops_agent.settings.addresses import is_loopback
 from pipeops_agent.settings.model import AccessSettings, Settings
+from pipeops_agent.settings.model_pipeops import EndpointSettings
 from pipeops_agent.settings.model_tunnel import DEFAULT_FORWARDS, Forward
 from pipeops_agent.settings.problems import DEFAULT, Origin, Problem
 
@@ -118,17 +119,28 @@ def cautions(settings: Settings) -> Iterator[str]:
             "access: the control plane is told; this version of the agent has no operation of its own to"
             " refuse, and does not look into what the tunnel forwards"
         )
-    for path, is_set in _without_effect(settings):
+    for path, missing in _without_effect(settings):
+        yield f"{path} has no effect yet: this version of the agent {missing}"
+
+
+def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Settings that were set and do nothing, and what is missing: nobody shall rely on them."""
+    cluster = "does not speak to a cluster"
+    for path, is_set, missing in (
+        ("agent.leader_election", settings.agent.leader_election, cluster),
+        ("leader_election.strict", settings.leader_election.strict, cluster),
+        ("kubernetes.kubeconfig", bool(settings.kubernetes.kubeconfig), cluster),
+        ("pipeops.cluster_service_account", bool(settings.pipeops.cluster_service_account), cluster),
+        ("server.enable_websocket", not settings.server.enable_websocket, "serves no /ws"),
+        ("server.enable_sse", not settings.server.enable_sse, "serves no /api/realtime/events"),
+        (
+            "pipeops.endpoints.health",
+            settings.pipeops.endpoints.health != EndpointSettings().health,
+            "does not ask whether the control plane can be reached",
+        ),
+    ):
         if is_set:
-            yield f"{path} has no effect yet: this version of the agent does not speak to a cluster"
-
-
-def _without_effect(settings: Settings) -> Iterator[tuple[str, bool]]:
-    """Settings of a cluster, and whether they were set: nobody shall rely on what does nothing."""
-    yield "agent.leader_election", settings.agent.leader_election
-    yield "leader_election.strict", settings.leader_election.strict
-    yield "kubernetes.kubeconfig", bool(settings.kubernetes.kubeconfig)
-    yield "pipeops.cluster_service_account", bool(settings.pipeops.cluster_service_account)
+            yield path, missing
 
 
 def with_default_aliases(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:

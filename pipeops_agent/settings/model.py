@@ -32,9 +32,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             variable="PIPEOPS_AGENT_ID",
         ),
     ] = ""
-    name: Annotated[str, About("The agent's name in the control plane.", Text(required=True))] = (
-        "pipeops-agent"
-    )
+    name: Annotated[
+        str,
+        About("The agent's name; the registration's metadata carries it as agent_name.", Text(required=True)),
+    ] = "pipeops-agent"
     cluster_name: Annotated[
         str,
         About(

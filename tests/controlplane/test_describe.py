@@ -47,9 +47,18 @@ class DescribeTests(SynchronousTestCase):
                 "agent_version": "1.2.3",
                 "labels": {"hostname": "web1", "agent.pipeops.io/version": "1.2.3"},
                 "tunnel_port_config": {"kubernetes_api": 6443, "kubelet": 10250, "agent_http": 8080},
-                "metadata": {"agent_mode": "vm-agent", "registration_timestamp": "2026-03-04T12:00:00Z"},
+                "metadata": {
+                    "agent_mode": "vm-agent",
+                    "agent_name": "pipeops-agent",
+                    "registration_timestamp": "2026-03-04T12:00:00Z",
+                },
             },
         )
+
+    def test_name(self) -> None:
+        """The agent's own name, which is not the cluster's, is told beside it."""
+        body = self.body(Settings(agent=AgentSettings(name="agent of the shop", cluster_name="shop")))
+        self.assertEqual((body["name"], body["metadata"]["agent_name"]), ("shop", "agent of the shop"))
 
     def test_whole(self) -> None:
         """All facts, the labels of the settings, the last known cluster, the token with its CA."""

@@ -144,6 +144,26 @@ class CautionTests(SettingsCase):
             self.assertIn("does not look into what the tunnel forwards", caution)
         self.assertEqual(self.load("access: {read_only: no}").cautions, ())
 
+    def test_without_effect(self) -> None:
+        """A setting that does nothing yet is named as soon as it is set, also to what is off by default."""
+        for text, path, missing in (
+            ("agent: {leader_election: yes}", "agent.leader_election", "does not speak to a cluster"),
+            ("kubernetes: {kubeconfig: /k}", "kubernetes.kubeconfig", "does not speak to a cluster"),
+            ("server: {enable_websocket: no}", "server.enable_websocket", "serves no /ws"),
+            ("server: {enable_sse: no}", "server.enable_sse", "serves no /api/realtime/events"),
+            (
+                "pipeops: {endpoints: {health: /up}}",
+                "pipeops.endpoints.health",
+                "does not ask whether the control plane can be reached",
+            ),
+        ):
+            self.assertEqual(
+                self.load(text).cautions,
+                (f"{path} has no effect yet: this version of the agent {missing}",),
+            )
+        for default in ("server: {enable_websocket: yes}", "pipeops: {endpoints: {health: /api/v1/health}}"):
+            self.assertEqual(self.load(default).cautions, ())
+
     def test_unread_variables(self) -> None:
         """A mistyped variable is named with the one that was meant; what Kubernetes sets is not."""
         environ = {
