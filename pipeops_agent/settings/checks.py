@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,6 +18,9 @@ from pipeops_agent.settings.problems import DEFAULT, Origin, Problem
 
 _Finding = tuple[str, str]
 """The path of a setting, and what is wrong with it."""
+
+_DISTINCT: Final = re.compile(r"tunnel\.forwards\[\d+\]\.(?:name|remote_port|aliases\[\d+\])")
+"""What no two forwards share; port 0 stands for none."""
 
 
 def _plain_http(settings: Settings) -> bool:
@@ -53,21 +58,14 @@ def _token_is_there(settings: Settings) -> Iterator[_Finding]:
         yield "pipeops.token", "required; set PIPEOPS_TOKEN, pipeops.token or pipeops.token_file"
 
 
-def _forwards_are_distinct(settings: Settings) -> Iterator[_Finding]:
-    names: dict[str, str] = {}
-    ports: dict[int, str] = {}
-    for index, forward in enumerate(settings.tunnel.forwards):
-        path = f"tunnel.forwards[{index}]"
-        places = [("name", forward.name)]
-        places += [(f"aliases[{number}]", alias) for number, alias in enumerate(forward.aliases)]
-        for place, name in places:
-            if name in names:
-                yield f"{path}.{place}", f"{name!r} is {names[name]} already"
-            names.setdefault(name, f"{path}.{place}")
-        if forward.remote_port and forward.remote_port in ports:
-            reason = f"{forward.remote_port} is {ports[forward.remote_port]} already"
-            yield f"{path}.remote_port", reason
-        ports.setdefault(forward.remote_port, f"{path}.remote_port")
+def _forwards_are_distinct(read: Mapping[str, Any]) -> Iterator[_Finding]:
+    """Of what was written and could be read: what is wrong with one forward must not hide the next error."""
+    taken: dict[str | int, str] = {}
+    for path, value in read.items():
+        if _DISTINCT.fullmatch(path) and value != 0:
+            if value in taken:
+                yield path, f"{value!r} is {taken[value]} already"
+            taken.setdefault(value, path)
 
 
 def _canary_has_a_forward(settings: Settings) -> Iterator[_Finding]:
@@ -81,25 +79,34 @@ _CHECKS: Final[tuple[tuple[tuple[str, ...], Callable[[Settings], Iterator[_Findi
     (("pipeops.api_url", "pipeops.tls.enabled"), _tls_is_meant),
     (("pipeops.tls.cert_file", "pipeops.tls.key_file"), _certificate_is_whole),
     (("pipeops.token", "pipeops.token_file"), _one_token),
-    (("tunnel.forwards",), _forwards_are_distinct),
     (("tunnel.canary.enabled", "tunnel.canary.forward", "tunnel.forwards"), _canary_has_a_forward),
 )
 _TOKEN_CHECK: Final = (("pipeops.token", "pipeops.token_file"), _token_is_there)
 
 
 def check(
-    settings: Settings, origins: Mapping[str, Origin], broken: Collection[str], *, token_required: bool
+    settings: Settings,
+    origins: Mapping[str, Origin],
+    read: Mapping[str, Any],
+    broken: Collection[str],
+    *,
+    token_required: bool,
 ) -> Iterator[Problem]:
     """
     What is wrong between settings that are each well-formed.
 
+    @param read: the value of each text that could be read, by path.
     @param broken: the paths that have a problem already: no rule that involves them is asked.
     """
-    for paths, findings in (*_CHECKS, *((_TOKEN_CHECK,) if token_required else ())):
-        if not any(path in broken for path in paths):
-            for path, reason in findings(settings):
-                origin = origins.get(path, DEFAULT)
-                yield Problem(path, reason, None if origin == DEFAULT else origin)
+    found = [_forwards_are_distinct(read)]
+    found += [
+        findings(settings)
+        for paths, findings in (*_CHECKS, *((_TOKEN_CHECK,) if token_required else ()))
+        if not any(path in broken for path in paths)
+    ]
+    for path, reason in chain(*found):
+        origin = origins.get(path, DEFAULT)
+        yield Problem(path, reason, None if origin == DEFAULT else origin)
 
 
 def cautions(settings: Settings) -> Iterator[str]:

@@ -23,11 +23,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scope:
-    """What the reading of a value may look at, and C{origins}, where it notes what came from where."""
+    """
+    What the reading of a value may look at, and where it notes what it has found, by path.
+
+    @ivar origins: what came from where.
+    @ivar read: the value of each text that could be read, also in a list of which other parts could not.
+    """
 
     variables: Variables
     home: Path
     origins: dict[str, Origin] = field(default_factory=dict)
+    read: dict[str, Any] = field(default_factory=dict)
 
 
 class Kind(Generic[T]):
@@ -77,6 +83,7 @@ class ScalarKind(Kind[T]):
         except Unfit as error:
             raise SettingsError([Problem(path, str(error), node.origin)]) from None
         scope.origins[path] = node.origin
+        scope.read[path] = value
         return value
 
     def rows(self, path: str, value: T) -> Iterator[tuple[str, str]]:

@@ -83,7 +83,13 @@ def load_settings(
     settings = reading.build()
     if not file_failed:  # its values would be missing, and rules between settings wrongly broken
         reading.problems.extend(
-            checks.check(settings, reading.origins, reading.broken, token_required=token_required)
+            checks.check(
+                settings,
+                reading.origins,
+                reading.scope.read,
+                reading.broken,
+                token_required=token_required,
+            )
         )
     ways_out = read_proxies(settings.pipeops.proxy, environ)
     reading.problems.extend(ways_out.problems)

@@ -100,6 +100,30 @@ class RuleTests(SettingsCase):
             ],
         )
 
+    def test_forwards_are_distinct_beside_other_errors(self) -> None:
+        """A malformed forward hides neither its own repeated name nor that of others: one look shows all."""
+        text = (
+            "tunnel:\n  forwards:\n"
+            "    - {name: a, local_addr: nowhere, remote_port: 8000}\n"
+            "    - {name: b, local_addr: 'x:2', aliases: [a, '']}\n"
+            "    - {name: b, local_addr: 'x:3', remote_port: 8000}\n"
+            "    - 7\n"
+        )
+        problems = self.problems(text)
+        self.assertEqual(
+            problems[-3:],
+            [
+                "tunnel.forwards[1].aliases[0]: 'a' is tunnel.forwards[0].name already (config.yaml line 4)",
+                "tunnel.forwards[2].name: 'b' is tunnel.forwards[1].name already (config.yaml line 5)",
+                "tunnel.forwards[2].remote_port: 8000 is tunnel.forwards[0].remote_port already"
+                " (config.yaml line 5)",
+            ],
+        )
+        self.assertEqual(
+            [problem.partition(":")[0] for problem in problems[:-3]],
+            ["tunnel.forwards[0].local_addr", "tunnel.forwards[1].aliases[1]", "tunnel.forwards[3]"],
+        )
+
 
 class AliasTests(SettingsCase):
     """The short names that the default forwards answer to."""
