@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from pipeops_agent.log.components import COMPONENTS, is_component
 from pipeops_agent.settings.addresses import is_loopback
+from pipeops_agent.settings.containers import nearest
 from pipeops_agent.settings.model import AccessSettings, Settings
 from pipeops_agent.settings.model_pipeops import EndpointSettings
 from pipeops_agent.settings.model_tunnel import DEFAULT_FORWARDS, Forward
@@ -126,6 +128,11 @@ def cautions(settings: Settings) -> Iterator[str]:
             "access: the control plane is told; this version of the agent has no operation of its own to"
             " refuse, and does not look into what the tunnel forwards"
         )
+    for component in settings.logging.levels:
+        if not is_component(component):
+            meant = nearest(component, COMPONENTS)
+            known = f"did you mean {meant}?" if meant else f"there are {', '.join(COMPONENTS)}"
+            yield f"logging.levels.{component}: no component has this name; {known}"
     for path, missing in _without_effect(settings):
         yield f"{path} has no effect yet: this version of the agent {missing}"
 

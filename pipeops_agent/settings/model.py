@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from pipeops_agent.log.components import COMPONENTS
 from pipeops_agent.settings.addresses import BindAddress
 from pipeops_agent.settings.containers import ListOf, MappingOf
 from pipeops_agent.settings.kinds import About, Boolean, Choice, Duration, FilePath, Integer, Name, Text
@@ -164,7 +165,12 @@ class LoggingSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "stdout"
     levels: Annotated[
         dict[str, str],
-        About("Levels of single components, such as tunnel or heartbeat.", MappingOf(_LEVEL), live=True),
+        About(
+            f"Levels of single components: {', '.join(COMPONENTS)}; or of a library, such as"
+            " twisted. What stands before a dot holds for all behind it.",
+            MappingOf(_LEVEL),
+            live=True,
+        ),
     ] = {}
 
 

@@ -188,6 +188,13 @@ class CautionTests(SettingsCase):
         for default in ("server: {enable_websocket: yes}", "pipeops: {endpoints: {health: /api/v1/health}}"):
             self.assertEqual(self.load(default).cautions, ())
 
+    def test_unknown_component(self) -> None:
+        """A level for a component that there is not is named, with the one that was probably meant."""
+        text = "logging: {levels: {tunel: debug, tunnel.session: debug, twisted: warn, everything: error}}"
+        typing, inventing = self.load(text).cautions
+        self.assertEqual(typing, "logging.levels.tunel: no component has this name; did you mean tunnel?")
+        self.assertRegex(inventing, r"^logging\.levels\.everything: .*; there are agent, .*, web$")
+
     def test_unread_variables(self) -> None:
         """A mistyped variable is named with the one that was meant; what Kubernetes sets is not."""
         environ = {

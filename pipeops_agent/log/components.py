@@ -1,0 +1,33 @@
+"""The components that records come from, by the names that C{logging.levels} takes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+COMPONENTS: Final = (
+    "agent",
+    "controlplane",
+    "events",
+    "heartbeat",
+    "log",
+    "net",
+    "sandbox",
+    "scheduling",
+    "settings",
+    "state",
+    "tunnel",
+    "tunnel.carrier",
+    "tunnel.forward",
+    "tunnel.session",
+    "tunnel.ssh",
+    "web",
+)
+"""The agent's own: the namespace of each of its loggers. A test compares them with the source."""
+
+LIBRARIES: Final = ("asyncio", "autobahn", "twisted", "txaio")
+"""Those of the libraries that log; theirs are called after their modules."""
+
+
+def is_component(name: str) -> bool:
+    """Whether a level for C{name} can ever decide about a record."""
+    return name in COMPONENTS or name.partition(".")[0] in LIBRARIES
