@@ -24,7 +24,7 @@ async def check_config(
 
     @raise SettingsError: they can't be used.
     """
-    return report(around.load(options)), ExitStatus.OK
+    return report(around.load_to_run(options)), ExitStatus.OK
 
 
 async def show_status(

@@ -29,7 +29,7 @@ from pipeops_agent.sandbox.service import SandboxService, SandboxSettings
 from pipeops_agent.settings import Loaded, Settings, SettingsError, load_settings
 from pipeops_agent.settings.problems import DEFAULT
 from pipeops_agent.shutdown import Shutdown
-from pipeops_agent.sources import Host
+from pipeops_agent.sources import Host, unusable_files
 from pipeops_agent.state import MemoryStateStore
 
 SANDBOX_IGNORES: Final = frozenset(
@@ -94,6 +94,18 @@ class Surroundings:
     def load(self, options: Mapping[str, Any], **how: Any) -> Loaded:
         """@raise SettingsError: with everything that is wrong."""
         return load_settings(options, self.environ, cwd=self.cwd, home=self.home, uid=self.uid, **how)
+
+    def load_to_run(self, options: Mapping[str, Any]) -> Loaded:
+        """
+        The settings, and the files that they name can be used.
+
+        @raise SettingsError: with everything that is wrong.
+        """
+        loaded = self.load(options)
+        problems = unusable_files(loaded)
+        if problems:
+            raise SettingsError(problems)
+        return loaded
 
 
 class TopService(MultiService):
@@ -199,10 +211,10 @@ def launch(reactor: Any, options: Mapping[str, Any], around: Surroundings) -> Mu
     process = Process(reactor)
     if options["sandbox"]:
         return _launch_sandbox(reactor, options, around, process)
-    loaded = around.load(options)
+    loaded = around.load_to_run(options)
     log = _make_log(reactor, loaded)
     top = TopService(reactor, log, process.end)
-    _add_agent(top, reactor, loaded, log, around, process, reload=lambda: around.load(options))
+    _add_agent(top, reactor, loaded, log, around, process, reload=lambda: around.load_to_run(options))
     return top
 
 

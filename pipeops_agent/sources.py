@@ -1,4 +1,4 @@
-"""Where the agent finds what it starts from: the machine it is on, its state, its tokens."""
+"""Where the agent finds what it starts from: the machine it is on, its state, its tokens, its files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 
 from pipeops_agent.clock import WallClock
-from pipeops_agent.settings import Settings
+from pipeops_agent.net import ClientTLS, TLSFileProblem
+from pipeops_agent.settings import Loaded, Settings
+from pipeops_agent.settings.problems import Problem
 from pipeops_agent.state import FileStateStore, StateStore, find_state_file, kept_state_files
 from pipeops_agent.tokens import FileToken, SettingsToken, TokenSource
 
@@ -51,6 +53,31 @@ def token_source(settings: Settings) -> TokenSource:
     """Where the API token comes from: a file, or the settings themselves."""
     pipeops = settings.pipeops
     return FileToken(Path(pipeops.token_file)) if pipeops.token_file else SettingsToken(pipeops.token)
+
+
+def unusable_files(loaded: Loaded) -> list[Problem]:
+    """What is wrong with the files without which no call can be made; nothing of their content is told."""
+    pipeops = loaded.settings.pipeops
+    tls = pipeops.tls
+    found: list[tuple[str, str]] = []
+    if pipeops.token_file:
+        problem = FileToken(Path(pipeops.token_file)).problem
+        if problem is not None:
+            found.append(("pipeops.token_file", f"{pipeops.token_file}: {problem}"))
+    named = (
+        ("pipeops.tls.ca_file", ClientTLS(ca_file=tls.ca_file)),
+        ("pipeops.tls.cert_file", ClientTLS(cert_file=tls.cert_file, key_file=tls.key_file, verify=False)),
+    )
+    for path, files in named:
+        try:
+            files.for_host("localhost")
+        except TLSFileProblem as error:
+            key = str(error).startswith("key file")
+            found.append(("pipeops.tls.key_file" if key else path, str(error)))
+    return [
+        Problem(path, f"{reason}; mend that, or name another file", loaded.origins.get(path))
+        for path, reason in found
+    ]
 
 
 def cluster_token_source(settings: Settings) -> TokenSource:

@@ -21,6 +21,7 @@ from pipeops_agent.options import Options
 from pipeops_agent.scheduling import as_deferred
 from pipeops_agent.settings import SettingsError
 from pipeops_agent.state import FileStateStore, State, kept_state_files
+from tests.net.authority import Authority
 
 
 class ErrandCase(SynchronousTestCase):
@@ -163,6 +164,100 @@ class CheckConfigTests(ErrandCase):
     def test_wrong(self) -> None:
         """Settings that can't be used are the caller's affair; a missing token is among them."""
         self.assertEqual(self.problems(check_config, "--check-config", "--port", "none"), 2)
+
+
+class FilesTests(ErrandCase):
+    """Files that the settings name are looked at before anything starts."""
+
+    def file(self, name: str, content: bytes) -> str:
+        path = self.home / name
+        path.write_bytes(content)
+        return str(path)
+
+    def check(self, **variables: str) -> list[str]:
+        """What is wrong."""
+        environ = {"PIPEOPS_TOKEN": "a-token-of-a-test", **variables}
+        if "PIPEOPS_TOKEN_FILE" in environ:
+            del environ["PIPEOPS_TOKEN"]
+        asked = self.start(check_config, "--check-config", environ=environ)
+        error = self.failureResultOf(asked, SettingsError).value
+        assert isinstance(error, SettingsError)
+        self.assertEqual(error.status, ExitStatus.CONFIG)
+        return [str(problem) for problem in error.problems]
+
+    def test_good(self) -> None:
+        """Files that can be used pass, and nothing of what is in them is shown."""
+        authority = Authority()
+        issued = authority.issue("agent")
+        text, status = self.run_errand(
+            check_config,
+            "--check-config",
+            environ={
+                "PIPEOPS_TOKEN_FILE": self.file("token", b"the-token-in-the-file\n"),
+                "PIPEOPS_TLS_CA_FILE": authority.write(self.home / "ca.pem"),
+                "PIPEOPS_TLS_CERT_FILE": self.file("cert.pem", issued.certificate_pem),
+                "PIPEOPS_TLS_KEY_FILE": self.file("key.pem", issued.key_pem()),
+            },
+        )
+        self.assertEqual(status, ExitStatus.OK)
+        self.assertNotIn("the-token-in-the-file", text)
+        self.assertNotIn("BEGIN", text)
+
+    def test_missing(self) -> None:
+        """Each that is missing is named, with its setting, where that stands, and what to do; all at once."""
+        missing = str(self.home / "missing")
+        remedy = "mend that, or name another file"
+        self.assertEqual(
+            self.check(
+                PIPEOPS_TOKEN_FILE=missing,
+                PIPEOPS_TLS_CA_FILE=missing,
+                PIPEOPS_TLS_CERT_FILE=missing,
+                PIPEOPS_TLS_KEY_FILE=missing,
+            ),
+            [
+                f"pipeops.token_file: {missing}: No such file or directory; {remedy}"
+                " (variable PIPEOPS_TOKEN_FILE)",
+                f"pipeops.tls.ca_file: CA file {missing}: No such file or directory; {remedy}"
+                " (variable PIPEOPS_TLS_CA_FILE)",
+                f"pipeops.tls.cert_file: certificate file {missing}: No such file or directory; {remedy}"
+                " (variable PIPEOPS_TLS_CERT_FILE)",
+            ],
+        )
+
+    def test_unusable(self) -> None:
+        """What is there and is not what it should be is refused as well, and never quoted."""
+        issued = Authority().issue("agent")
+        secret = self.file("secret", b"hunter2 hunter2")
+        certificate = self.file("cert.pem", issued.certificate_pem)
+        for variables, problem in (
+            ({"PIPEOPS_TOKEN_FILE": secret}, f"pipeops.token_file: {secret}: it holds more than a token"),
+            ({"PIPEOPS_TOKEN_FILE": str(self.home)}, f"pipeops.token_file: {self.home}: Is a directory"),
+            (
+                {"PIPEOPS_TLS_CA_FILE": secret},
+                f"pipeops.tls.ca_file: CA file {secret}: no certificate in PEM",
+            ),
+            (
+                {"PIPEOPS_TLS_CERT_FILE": certificate, "PIPEOPS_TLS_KEY_FILE": secret},
+                f"pipeops.tls.key_file: key file {secret}: no private key in PEM form",
+            ),
+        ):
+            (said,) = self.check(**variables)
+            self.assertTrue(said.startswith(problem), said)
+            self.assertNotIn("hunter2", said)
+
+    def test_not_together(self) -> None:
+        """A key of another certificate is found before a server finds it."""
+        authority = Authority()
+        certificate = self.file("cert.pem", authority.issue("one").certificate_pem)
+        key = self.file("key.pem", authority.issue("two").key_pem())
+        (said,) = self.check(PIPEOPS_TLS_CERT_FILE=certificate, PIPEOPS_TLS_KEY_FILE=key)
+        self.assertIn(f"the certificate in {certificate} and the key in {key} do not belong together", said)
+
+    def test_not_looked_at(self) -> None:
+        """The errands that need none of the files don't fail for them; C{--sandbox} ignores the token's."""
+        missing = {"PIPEOPS_TOKEN_FILE": str(self.home / "missing")}
+        text, _ = self.run_errand(reset_state, "--reset-state", environ=missing)
+        self.assertEqual(text, "there is no state to forget")
 
 
 class StatusTests(ErrandCase):

@@ -213,6 +213,13 @@ class ExitTests(TwistdCase):
         self.assertEqual((people.status, people.out), (78, b""))
         self.assertEqual(sorted(people.err.decode().splitlines()), sorted(record["problems"]))
 
+    async def test_files(self) -> None:
+        """78 at once, where a file that the settings name can't be used: not at the first call."""
+        sandbox = self.start_sandbox()
+        program = self.start_for(sandbox.api_url, "--ca-file", "/nowhere/ca.pem")
+        record = await self.check(program, 78, "pipeops.tls.ca_file: CA file /nowhere/ca.pem: No such file")
+        self.assertEqual(len(record["problems"]), 1)
+
     async def test_log_that_can_not_be_written(self) -> None:
         """78, where the log's file can't be had."""
         program = self.start_for("http://127.0.0.1:9", "--log-output", "/nowhere/log")

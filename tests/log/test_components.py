@@ -14,7 +14,7 @@ from tests.quality.checkout import modules
 def namespaces() -> set[str]:
     """The namespace of every logger of the package."""
     return {
-        keyword.value.value if isinstance(keyword.value, ast.Constant) else ast.unparse(keyword.value)
+        ast.literal_eval(keyword.value)
         for name, tree in modules().items()
         if name.startswith("pipeops_agent/")
         for node in ast.walk(tree)
