@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import html
+from typing import Any, Final
 
 import msgspec
 from twisted.logger import Logger
@@ -19,6 +20,17 @@ from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.routes import Parameters, Route
 
 _log = Logger(namespace="web")
+
+_PAGES: Final = ("/health", "/ready", "/version", "/metrics")
+_PLACEHOLDER: Final = """\
+<!doctype html>
+<html lang="en">
+<title>pipeops-agent</title>
+<h1>pipeops-agent {version}</h1>
+<p>This version has no dashboard yet. What there is to see:</p>
+<ul>{links}</ul>
+</html>
+"""
 
 
 class BasicPages:
@@ -44,6 +56,7 @@ class BasicPages:
         """The lines for the table."""
         return [
             Route("GET", "/", self.root),
+            Route("GET", "/dashboard", self.dashboard),
             Route("GET", "/health", self.health),
             Route("GET", "/ready", self.ready),
             Route("GET", "/version", self.version),
@@ -53,6 +66,12 @@ class BasicPages:
     def root(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """To the dashboard."""
         return Reply(code=303, headers=(("Location", "/dashboard"),))
+
+    def dashboard(self, request: AgentRequest, parameters: Parameters) -> Reply:
+        """The place of the dashboard, until there is one."""
+        links = "".join(f'<li><a href="{path}">{path}</a></li>' for path in _PAGES)
+        page = _PLACEHOLDER.format(version=html.escape(self._build.version), links=links)
+        return Reply(body=page.encode(), content_type="text/html; charset=utf-8")
 
     def health(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """The reactor turns. Nothing else may make this fail: the answer to a failure is a restart."""

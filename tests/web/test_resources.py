@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from pipeops_agent.health import CheckResult, HealthCheck
@@ -29,6 +31,19 @@ class SimplePageTests(PageCase):
         """The root leads to the dashboard."""
         answer = self.ask("/")
         self.assertEqual((answer.code, answer.headers["Location"], answer.body), (303, "/dashboard", b""))
+
+    def test_dashboard(self) -> None:
+        """Where the root leads there is a page: it says what this is, and links what there is to see."""
+        answer = self.ask(self.ask("/").headers["Location"])
+        self.assertEqual((answer.code, answer.headers["Content-Type"]), (200, "text/html; charset=utf-8"))
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        page = answer.body.decode()
+        self.assertIn("1.2.3", page)
+        self.assertIn("no dashboard yet", page)
+        links = re.findall(r'href="([^"]+)"', page)
+        self.assertEqual(links, ["/health", "/ready", "/version", "/metrics"])
+        for link in links:
+            self.assertNotEqual(self.ask(link).code, 404)
 
     def test_health(self) -> None:
         """Status, time and version; also before registration and while stopping."""
