@@ -75,28 +75,15 @@ class AgentLog:
         self._thread = threading.get_ident()
         self._release: Callable[[], None] | None = None
 
-    def configure(self, config: LogConfig) -> None:
-        """
-        Change everything that changed, while running.
-
-        @raise ValueError: a level has no such name.
-        @raise OSError: the new file can't be opened. In both cases nothing has changed.
-        """
-        levels = Levels(config.level, config.levels)
-        if config.output != self._sink.output:
-            sink = Sink(config.output)
-            self._sink.close()
-            self._sink = sink
-        self._render = _RENDERERS[config.format]
-        self._use(levels)
-
     def set_levels(self, level: str, levels: Mapping[str, str]) -> None:
         """
         Change the levels alone.
 
         @raise ValueError: a level has no such name; the old ones stay.
         """
-        self._use(Levels(level, levels))
+        self._levels = Levels(level, levels)
+        if self._release is not None:
+            libraries.show_from(self._levels.lowest)
 
     def capture_libraries(self, publisher: ILogObserver) -> None:
         """Let python's own C{logging} enter at C{publisher}, until L{close}."""
@@ -122,11 +109,6 @@ class AgentLog:
             self._release = None
         self._repeats.close()
         self._sink.close()
-
-    def _use(self, levels: Levels) -> None:
-        self._levels = levels
-        if self._release is not None:
-            libraries.show_from(levels.lowest)
 
     def _observe(self, event: LogEvent) -> None:
         component, severity = component_of(event), severity_of(event)

@@ -28,7 +28,6 @@ class Sink:
     """
 
     def __init__(self, output: str) -> None:
-        self.output = output
         self._path = None if output in _STREAMS else os.path.abspath(output)
         self._fd = self._open_file() if self._path is not None else _descriptor(output)
         self._torn = False
