@@ -242,7 +242,13 @@ class RegistrationService(Service):
 
 
 def _fatal(error: ApiError) -> FatalError:
-    """What ends the process at start, with the status that tells a supervisor why."""
+    """
+    What ends the process at start, with the status that tells a supervisor why.
+
+    Refused is what the control plane says no to: 4xx. 429 is no such word, but that it has no time for one,
+    and is retried like 5xx. All else that is not in the contract (a redirect, 202, 204) says nothing about
+    this agent, as if somebody else had answered: malformed, so that the control plane was not reached.
+    """
     status = ExitStatus.UNAVAILABLE
     if error.unusable_settings:
         status = ExitStatus.CONFIG
