@@ -102,8 +102,8 @@ def _relay(lab: Lab, port: int) -> CountingRelay:
 
 
 def _sandbox_lines(line: str) -> Event | None:
-    said, _, url = line.partition("sandbox ready at ")
-    return {"event": "listening", "url": url} if url and not said else None
+    _, _, said = line.partition("the sandbox is ready at ")
+    return {"event": "listening", "url": said.split()[0]} if said else None
 
 
 def _messages(passed: Snapshot, seconds: float) -> Values:

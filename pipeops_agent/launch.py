@@ -139,7 +139,7 @@ class TopService(MultiService):
             _log.critical("{error}", error=error.sentence)
             self._end(error.status)
         except Exception:
-            _log.failure("the agent could not start")
+            _log.failure("the start has failed")
             self._end(ExitStatus.FAILURE)
 
     def stopService(self) -> Deferred[None]:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -87,23 +87,14 @@ class SandboxService(MultiService):
     """
     A control plane in one process.
 
-    @param announce: told, line by line, what a person wants to see.
-
     @ivar token: what agents call with.
     """
 
-    def __init__(
-        self,
-        reactor: IServerReactor,
-        settings: SandboxSettings,
-        wall: WallClock,
-        announce: Callable[[str], None] = lambda line: None,
-    ) -> None:
+    def __init__(self, reactor: IServerReactor, settings: SandboxSettings, wall: WallClock) -> None:
         """@raise SandboxError: these settings are not safe."""
         super().__init__()
         settings.check()
         self._settings = settings
-        self._announce = announce
         self.token = settings.token or Secret(secrets.token_urlsafe(32))
         self.faults = FaultBox()
         self.ledger = Ledger(wall, can_listen)
@@ -211,13 +202,7 @@ class SandboxService(MultiService):
         except BaseException:
             self._remove_files(None)
             raise
-        _log.info("the sandbox is ready at {url}", url=self.api_url)
-        self._announce(f"sandbox ready at {self.api_url}")
-        for name, value in self.facts().items():
-            if name != "api_url":
-                self._announce(f"  {name.replace('_', ' ')}: {value}")
-        if self.ca_file is not None:
-            self._announce("  to trust it: curl --cacert, agent setting pipeops.tls.ca_file")
+        _log.info("the sandbox is ready at {api_url}", **self.facts())
 
     def stopService(self) -> Deferred[None]:
         """Close everything; fires when nothing is left. A temporary directory goes too."""
@@ -262,7 +247,6 @@ class SandboxService(MultiService):
         _log.info(
             "{agent} {how} as cluster {cluster}", agent=agent.agent_id, how=how, cluster=agent.cluster_id
         )
-        self._announce(f"{agent.agent_id} {how} as cluster {agent.cluster_id}")
 
     def _opened(self, bound: Bound) -> None:
         agent = self.ledger.agent(bound.subject)
@@ -275,7 +259,6 @@ class SandboxService(MultiService):
             agent=bound.subject,
             target=bound.target,
         )
-        self._announce(f"127.0.0.1:{bound.port} -> {bound.forward} ({bound.target}) of {bound.subject}")
 
     def _closed(self, bound: Bound) -> None:
         agent = self.ledger.agent(bound.subject)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
 from pipeops_agent.clock import utc_now
-from pipeops_agent.errors import ExitStatus
+from pipeops_agent.errors import ExitStatus, FatalError
+from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.process import Process
 from pipeops_agent.sandbox.service import SandboxError, SandboxService, SandboxSettings
 from pipeops_agent.sandbox.serving import IServerReactor
@@ -39,6 +39,16 @@ def _number(least: int, most: int) -> Any:
 
     coerce.coerceDoc = f"A whole number from {least} to {most}."  # type: ignore[attr-defined]  # Twisted reads it
     return coerce
+
+
+def _log_format(text: str) -> str:
+    """A coercion to a format of the log."""
+    if text not in ("text", "json"):
+        raise ValueError("expected text or json")
+    return text
+
+
+_log_format.coerceDoc = "text or json."  # type: ignore[attr-defined]  # Twisted reads it
 
 
 class Options(usage.Options):
@@ -76,6 +86,7 @@ class Options(usage.Options):
             "Where ca.pem and the made-up token are written; otherwise a temporary directory.",
         ],
         ["token-file", None, "", "A file that holds the token."],
+        ["log-format", None, "text", "The log's format: text for people, or json.", _log_format],
         [
             "poll-frequency",
             None,
@@ -149,34 +160,26 @@ def settings_from(options: Options, environ: Mapping[str, str]) -> SandboxSettin
 
 
 def makeService(options: Options) -> IService:
-    """The service that twistd runs. What a person wants to see goes to standard error."""
+    """The service that twistd runs: the sandbox, and the log that every line of the process goes through."""
     from twisted.internet import reactor
 
-    def announce(line: str) -> None:
-        # Not sys.stderr: twistd makes that one into log records.
-        out = sys.__stderr__
-        if out is not None:
-            out.write(f"{line}\n")
-            out.flush()
+    # What --help does not need is not imported for it.
+    from pipeops_agent.launch import TopService
 
-    service = SandboxService(cast(IServerReactor, reactor), options.settings, utc_now, announce)
-    return _Sandbox(service, Process(cast(Any, reactor)).end, announce)
+    service = _Sandbox(cast(IServerReactor, reactor), options.settings, utc_now)
+    log = AgentLog(LogConfig(format=options["log-format"]), cast(Any, reactor), Redactor())
+    log.redactor.learn(service.token)
+    top = TopService(cast(Any, reactor), log, Process(cast(Any, reactor)).end)
+    service.setServiceParent(top)
+    return top
 
 
-class _Sandbox(MultiService):
-    """The sandbox under twistd: where it can't start it says why in a line, and the process ends with 1."""
-
-    def __init__(
-        self, service: SandboxService, end: Callable[[ExitStatus], None], announce: Callable[[str], None]
-    ) -> None:
-        super().__init__()
-        self._end = end
-        self._announce = announce
-        service.setServiceParent(self)
+class _Sandbox(SandboxService):
+    """The sandbox under twistd: where it can't start, that ends the process with 1."""
 
     def startService(self) -> None:
+        """@raise FatalError: the address can't be had, or the directory can't be written."""
         try:
             super().startService()
         except (CannotListenError, OSError) as error:
-            self._announce(f"the sandbox can't start: {error}")
-            self._end(ExitStatus.FAILURE)
+            raise FatalError(f"the sandbox can't start: {error}", ExitStatus.FAILURE) from error

@@ -388,8 +388,37 @@ class SandboxAloneTests(TwistdCase):
         port = str(self.start_sandbox().address[1])
         program = self.start("--port", port, service="pipeops-sandbox")
         self.assertEqual(await program.ended(), 1)
-        self.assertIn(f"the sandbox can't start: Couldn't listen on 127.0.0.1:{port}", program.err.decode())
-        self.assertNotIn(b"Traceback", program.out + program.err)
+        self.assertIn(f"the sandbox can't start: Couldn't listen on 127.0.0.1:{port}", program.out.decode())
+        self.assertNotIn(b"Traceback", program.out)
+        self.assertEqual(program.err, b"")
+
+    async def test_log(self) -> None:
+        """Every line of the process is in the log's format, and what happens is said once; no token is."""
+        port = str(free_port())
+        options = ("--port", port, "--log-format", "json")
+        token = {"PIPEOPS_SANDBOX_TOKEN": TOKEN.reveal()}
+        sandbox = self.start(*options, environ=token, service="pipeops-sandbox")
+        ready = await sandbox.says("the sandbox is ready at")
+        self.assertEqual(ready["api_url"], f"http://127.0.0.1:{port}")
+        self.configure(FAST)
+        await self.start_for(ready["api_url"]).says("the tunnel is connected")
+        sandbox.signal("TERM")
+        self.assertEqual(await sandbox.ended(), -signal.SIGTERM)
+        self.check_well_behaved(sandbox)
+        for text in ("registered as cluster", "-> agent-http of", "Server Shut Down."):
+            self.assertEqual(len(sandbox.saying(text)), 1, text)
+        self.assertNotIn(TOKEN.reveal().encode(), sandbox.out)
+
+    async def test_log_for_people(self) -> None:
+        """By default the lines are text, and name the file with the token."""
+        program = self.start("--port", "0", service="pipeops-sandbox")
+        await program.until(lambda: b"the sandbox is ready at" in program.out, "the sandbox")
+        (line,) = [line for line in program.out.decode().splitlines() if "the sandbox is ready" in line]
+        self.assertRegex(
+            line,
+            r"^\S+Z info  sandbox +the sandbox is ready at http://127\.0\.0\.1:\d+ .*token_file=\S+/token",
+        )
+        self.assertEqual(program.err, b"")
 
 
 class ErrandTests(TwistdCase):

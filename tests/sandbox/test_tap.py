@@ -49,6 +49,14 @@ class SettingsTests(SynchronousTestCase):
             ),
         )
 
+    def test_log_format(self) -> None:
+        """The log is for people unless programs read it; another format is a usage error."""
+        for arguments, expected in (((), "text"), (("--log-format", "json"), "json")):
+            options = Options({})
+            options.parseOptions(list(arguments))
+            self.assertEqual(options["log-format"], expected)
+        self.assertRaises(UsageError, parsed, "--log-format", "xml")
+
     def test_numbers(self) -> None:
         """What is no number, or out of range, is a usage error."""
         for arguments in (
