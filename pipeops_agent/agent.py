@@ -44,7 +44,7 @@ from pipeops_agent.settings import (
 )
 from pipeops_agent.shutdown import Shutdown
 from pipeops_agent.sources import Host, state_store, token_source
-from pipeops_agent.state import Conflict, StateStore, Stored, Unavailable
+from pipeops_agent.state import Conflict, FileStateStore, StateStore, Stored, Unavailable
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import LiveToken
 from pipeops_agent.web.canary import canary_route
@@ -168,6 +168,8 @@ class Agent(MultiService):
         """The start phase, the registration, and then everything else."""
         stored = await self._establish()
         assert stored.state is not None
+        if isinstance(self._store, FileStateStore):  # in a cluster that is the gate's affair
+            self._tasks.spawn(self._hold_state(self._store), "holding the state")
         self.board.enter("standby")
         await self._gate.enter()
         self.board.enter("starting")  # no standby any more, and not ready until it is registered
@@ -198,6 +200,21 @@ class Agent(MultiService):
                 self._take_identity(stored)
                 return stored
             await sleep(self._reactor, STATE_RETRY)
+
+    async def _hold_state(self, store: FileStateStore) -> None:
+        """Keep the state from being reset; say where another agent lives by it, and wait for that to end."""
+        said = False
+        while not store.hold():
+            if not said:
+                said = True
+                _log.warn(
+                    "another agent of this machine runs with {store}: to the control plane they are one; stop"
+                    " one of them, or give each a file of its own (agent.state_file)",
+                    store=store.describe(),
+                )
+            await sleep(self._reactor, STATE_RETRY)
+        if said:
+            _log.info("no other agent runs with {store} any more", store=store.describe())
 
     def _take_identity(self, stored: Stored) -> None:
         assert stored.state is not None
@@ -296,6 +313,8 @@ class Agent(MultiService):
     async def _stop(self) -> None:
         self.board.enter("stopping")
         await self._plan_stop().run()
+        if isinstance(self._store, FileStateStore):
+            self._store.let_go()
         _log.info("stopped")
 
     def _plan_stop(self) -> Shutdown:

@@ -30,6 +30,7 @@ from pipeops_agent.state.codec import (
     encode_state,
 )
 from pipeops_agent.state.disk import Disk, look, read_private
+from pipeops_agent.state.hold import Hold
 from pipeops_agent.state.model import Conflict, State, Stored, Unavailable
 
 _log = Logger(namespace="state")
@@ -53,9 +54,23 @@ class FileStateStore:
         self._found = path if isinstance(path, Path) else None
         self._wall = wall
         self._disk = disk or Disk()
+        self._hold = Hold(self._disk)
 
     def describe(self) -> str:
         return "a file that is not found yet" if self._found is None else f"the file {self._found}"
+
+    def hold(self) -> bool:
+        """
+        Show that an agent lives by this state, until L{let_go} or the end of the process.
+
+        @return: False where another agent does so already.
+        @raise Unavailable: there is no place for a state.
+        """
+        return self._hold.take(self._path())
+
+    def let_go(self) -> None:
+        """The agent has ended."""
+        self._hold.release()
 
     async def load(self) -> Stored:
         path = self._path()
@@ -89,11 +104,16 @@ class FileStateStore:
         if found.st_uid != self._disk.euid():
             # Root could all the same, but would leave a lock behind that the agent itself can't open.
             raise Unavailable(f"{path} belongs to user {found.st_uid}; run this as that user")
+        hold = Hold(self._disk)
+        if not hold.take(path):
+            raise Unavailable("an agent is running with it; stop that one first")
         try:
             with self._locked(path), _explained(path, "set aside"):
                 kept = self._move_aside(path, "reset")
         except _Busy:
             raise Unavailable(f"another process is writing {path}") from None
+        finally:
+            hold.release()
         _log.info("the state was reset as told; the old one is kept in {kept}", kept=str(kept))
 
     def _path(self) -> Path:

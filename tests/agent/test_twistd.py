@@ -454,6 +454,32 @@ class ErrandTests(TwistdCase):
             self.assertFalse(self.state_file.exists())
         self.assertEqual(len(list(sandbox.ledger)), 2)
 
+    async def test_reset_while_running(self) -> None:
+        """
+        A running agent's state is not reset, and a second agent that uses it says so, until the first is
+        gone; one that was killed stands in nobody's way.
+        """
+        self.configure(FAST)
+        sandbox = self.start_sandbox()
+        first = self.start_for(sandbox.api_url)
+        await first.says("registered as cluster")
+        before = self.state_file.read_bytes()
+        reset = await self.run_agent("--reset-state", "--state-file", str(self.state_file))
+        self.assertEqual(reset.status, 1)
+        self.assertIn(
+            f"the file {self.state_file} was not reset: an agent is running with it", reset.out.decode()
+        )
+        self.assertEqual(self.state_file.read_bytes(), before)
+        second = self.start_for(sandbox.api_url)
+        warning = await second.says("another agent of this machine runs with")
+        self.assertEqual(warning["level"], "warn")
+        await second.says("registered as cluster")
+        first.signal("KILL")
+        await second.says("no other agent runs with")
+        self.assertEqual(len(second.saying("another agent of this machine")), 1)
+        third = await self.run_agent("--reset-state", "--state-file", str(self.state_file))
+        self.assertEqual(third.status, 1)
+
     async def test_help(self) -> None:
         """C{--help} names every option and no token."""
         asked = await self.run_agent("--help")
