@@ -284,7 +284,7 @@ class RunningTests(TwistdCase):
         self.assertEqual(oct(self.state_file.stat().st_mode & 0o777), "0o600")
 
     async def test_hangup(self) -> None:
-        """SIGHUP: forwards and levels change, what can't is named; a broken file changes nothing."""
+        """SIGHUP: forwards and levels change, what can't is named; what can't be used changes nothing."""
         program, sandbox = await self.running()
         target = f"127.0.0.1:{self.port_of(program)}"
         forward = f"{{name: agent-http, local_addr: '{target}'}}"
@@ -304,6 +304,9 @@ class RunningTests(TwistdCase):
         self.configure("agent: [")
         program.signal("HUP")
         await program.says("the settings can't be used, the old ones stay")
+        self.configure(text.replace("pipeops:\n", "pipeops:\n  tls: {ca_file: /nowhere}\n"))
+        program.signal("HUP")
+        await program.says("the old ones stay: pipeops.tls.ca_file: CA file /nowhere: No such file")
         self.assertEqual((await get(known.ports["agent-http"], "/health"))[0], 200)
 
     async def test_rotated_token_file(self) -> None:
