@@ -16,6 +16,7 @@ COMPONENTS: Final = (
     "settings",
     "state",
     "tunnel",
+    "tunnel.canary",
     "tunnel.carrier",
     "tunnel.forward",
     "tunnel.session",

@@ -50,7 +50,12 @@ class HeartbeatTests(FaultCase):
         await self.well_again()
         self.assertEqual(self.known.registrations, 1)
         self.assertEqual(self.agent.board.now.tunnel.since, connected)
-        self.assertEqual(len(self.records(component="heartbeat", level="warn")), 1)
+        said = [
+            record
+            for level in ("warn", "error")
+            for record in self.records(component="heartbeat", level=level)
+        ]
+        self.assertEqual(len(said), 1)
 
     async def test_401(self) -> None:
         """Refused: said so, disconnected, one error record."""
