@@ -70,7 +70,13 @@ class Connector:
         self._agents: list[_PooledAgent] = []
 
     def endpoint(
-        self, host: str, port: int, *, tls: ClientTLS | None = None, trace: Trace | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ClientTLS | None = None,
+        trace: Trace | None = None,
+        prompt: bool = False,
     ) -> IStreamClientEndpoint:
         """
         An endpoint whose C{connect} fires when bytes can be sent: with TLS, after the handshake.
@@ -80,6 +86,8 @@ class Connector:
 
         @param host: a name, or an address (IPv6 without brackets).
         @param trace: told of each step.
+        @param prompt: with TLS, each write is encrypted at once; else small ones are collected until the
+            reactor's next turn, as Twisted does by default.
         """
         return Endpoint(
             self._ways,
@@ -88,6 +96,7 @@ class Connector:
             tls=tls,
             proxy=lambda: self._proxies().for_target(host, port, tls=tls is not None),
             trace=trace,
+            prompt=prompt,
         )
 
     def agent(self, tls: ClientTLS | None = None, *, max_answer: int | None = None) -> IAgent:

@@ -27,7 +27,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from pipeops_agent.net.explain import explain
@@ -87,8 +87,10 @@ class Endpoint:
         tls: ClientTLS | None,
         proxy: Callable[[], Proxy | None],
         trace: Trace | None,
+        prompt: bool = False,
     ) -> None:
         self._ways = ways
+        self._prompt = prompt
         self._place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._target = _Hop(host, port, self._place, tls)
         self._proxy = proxy
@@ -100,15 +102,16 @@ class Endpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  # its name
         """See L{IStreamClientEndpoint}."""
         deadline = self._ways.reactor.seconds() + self._ways.connect_timeout
-        attempt = _Attempt(self._ways, self._target, deadline, self._trace)
+        attempt = _Attempt(self._ways, self._target, deadline, self._trace, self._prompt)
         return Deferred.fromCoroutine(attempt.run(protocolFactory, self._proxy()))
 
 
 class _Attempt:
     """One C{connect}; all its steps have the one deadline."""
 
-    def __init__(self, ways: Ways, target: _Hop, deadline: float, trace: Trace | None) -> None:
+    def __init__(self, ways: Ways, target: _Hop, deadline: float, trace: Trace | None, prompt: bool) -> None:
         self._ways = ways
+        self._prompt = prompt
         self._reactor = ways.reactor
         self._target = target
         self._deadline = deadline
@@ -178,7 +181,10 @@ class _Attempt:
 
     def _over_tls(self, tls: HostTLS, factory: IProtocolFactory) -> TLSMemoryBIOFactory:
         # Twisted's wrapClientTLS would take the global reactor for its timers.
-        return TLSMemoryBIOFactory(tls, True, HandshakeFactory(factory), clock=self._reactor)
+        wrapper = TLSMemoryBIOFactory(tls, True, HandshakeFactory(factory), clock=self._reactor)
+        if self._prompt:  # without the layer that collects small writes
+            wrapper.protocol = TLSMemoryBIOProtocol
+        return wrapper
 
     async def _step(
         self, name: str, hop: _Hop, begin: Callable[[], Deferred[T]], tls: HostTLS | None = None

@@ -9,10 +9,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.sandbox.faults import Stage
 from pipeops_agent.tunnel.carrier import CarrierOwner, ServerCarrier
+from pipeops_agent.tunnel.ssh.cipher import PacketError
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, TransportOwner
 from pipeops_agent.tunnel.ssh.connection import MAX_REQUEST, ConnectionLayer, ConnectionOwner
 from pipeops_agent.tunnel.ssh.messages import MSG_GLOBAL_REQUEST, MSG_REQUEST_FAILURE, MSG_REQUEST_SUCCESS
-from pipeops_agent.tunnel.ssh.packets import PacketError
 from pipeops_agent.tunnel.ssh.server import ChiselServerTransport, HostKey
 
 WINDOW: Final = 2 * 1024 * 1024
@@ -55,9 +55,9 @@ class SandboxCarrier(ServerCarrier):
         if not self.swallowing:
             super().dataReceived(data)
 
-    def write(self, data: bytes) -> None:
+    def send_frames(self, frames: memoryview) -> None:
         if not self.swallowing:
-            super().write(data)
+            super().send_frames(frames)
 
 
 class SandboxTransport(ChiselServerTransport):

@@ -27,8 +27,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pipeops_agent.tunnel.frames import BINARY, CLOSE, PING, PONG, FrameError, FrameReader, make_frame
-from pipeops_agent.tunnel.prompt import tune, write_now
+from pipeops_agent.tunnel.frames import BINARY, CLOSE, PING, PONG, FrameError, FrameReader, Payload
+from pipeops_agent.tunnel.outbox import Outbox
+from pipeops_agent.tunnel.prompt import Write, prompt_writer, tune
 from pipeops_agent.tunnel.refusal import explain_close, explain_loss, explain_refusal
 
 _log = Logger(namespace="tunnel.carrier")
@@ -43,13 +44,6 @@ MAX_HANDSHAKE: Final = 64 * 1024
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that the peer has to answer a close frame before the connection is cut."""
-
-FIRST: Final = 4096
-SPLIT_FROM: Final = 8192
-"""
-A longer packet goes out as two messages, the first of L{FIRST} bytes: Go's SSH reader asks for 4,096 bytes
-first, and what else a message holds chisel copies into a new buffer before it is read.
-"""
 
 PROTOCOL_OPTIONS: Final[dict[str, Any]] = {
     "maxFramePayloadSize": MAX_MESSAGE,
@@ -76,7 +70,7 @@ class Stream(Protocol):
     def makeConnection(self, transport: Any) -> None:
         """The upgrade has succeeded: write to C{transport}."""
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: Payload) -> None:
         """Bytes have come."""
 
     def connectionLost(self, reason: Failure) -> None:
@@ -129,6 +123,8 @@ class _Carrier(TwistedProtocol):
         self._inner = inner
         self._owner = owner
         self._frames: FrameReader | None = None
+        self._outbox: Outbox
+        self._write: Write
         self._cut: IDelayedCall | None = None
         self._problem: str | None = None
         self._said_close = self._closed = self._failed = self._lost = False
@@ -165,9 +161,11 @@ class _Carrier(TwistedProtocol):
         """Take over from Autobahn, with what it has read beyond the upgrade."""
         early, self.data = self.data, b""
         self._frames = frames = FrameReader(masked=self.factory.isServer, limit=MAX_MESSAGE)
+        self._outbox = Outbox(self.send_frames, masked=not self.factory.isServer)
+        self._write = prompt_writer(self.transport)
         tune(self.transport)
         self.transport.registerProducer(self, True)
-        self._inner.makeConnection(_CarrierTransport(self))
+        self._inner.makeConnection(CarrierTransport(self, self._outbox))
         self._owner.carrier_open()
         if early:
             self._receive_frames(frames, early)
@@ -196,7 +194,7 @@ class _Carrier(TwistedProtocol):
                 if opcode == BINARY:
                     self._inner.dataReceived(payload)
                 else:
-                    self._receive_control(opcode, payload)
+                    self._receive_control(opcode, bytes(payload))
                 if self._given_up():
                     return
         except FrameError as error:
@@ -258,13 +256,6 @@ class _Carrier(TwistedProtocol):
 
     # -- what the session and the transport above call
 
-    def write(self, data: bytes) -> None:
-        """Send C{data} as binary messages; how many does not matter to the stream."""
-        if len(data) > SPLIT_FROM:
-            self._send(BINARY, data[:FIRST], data[FIRST:])
-        else:
-            self._send(BINARY, data)
-
     def ping(self) -> None:
         """Send a ping; L{CarrierOwner.carrier_pong} hears the answer."""
         self._send(PING, b"")
@@ -285,16 +276,17 @@ class _Carrier(TwistedProtocol):
 
     # -- out
 
-    def _send(self, opcode: int, *payloads: bytes) -> None:
-        """Send each of C{payloads} as a frame, all in one piece; nothing follows a close frame."""
-        if self._said_close or self._failed or self._lost or self._frames is None:
-            return
-        masked = not self.factory.isServer
-        frame = make_frame(opcode, payloads[0], masked=masked)
-        for payload in payloads[1:]:
-            frame += make_frame(opcode, payload, masked=masked)
-        self.bytes_out += len(frame)
-        write_now(self.transport, frame)
+    def _send(self, opcode: int, payload: bytes) -> None:
+        """Send a control frame."""
+        if self._frames is not None:
+            self._outbox.room(len(payload), opcode)[:] = payload
+            self._outbox.flush()
+
+    def send_frames(self, frames: memoryview) -> None:
+        """Send what the outbox holds; nothing follows a close frame."""
+        if not (self._said_close or self._failed or self._lost):
+            self.bytes_out += len(frames)
+            self._write(frames)
 
     def _say_close(self, payload: bytes) -> None:
         self._send(CLOSE, payload)
@@ -341,17 +333,25 @@ def client_factory(clock: Any, url: str, user_agent: str, make: Callable[[], Cli
 
 
 @implementer(ITransport)
-class _CarrierTransport:
-    """The carrier as the transport of what runs on it."""
+class CarrierTransport:
+    """
+    The carrier as the transport of what runs on it.
 
-    def __init__(self, carrier: _Carrier) -> None:
+    @ivar room: L{Outbox.room}: for who fills a message in its place.
+    @ivar flush: L{Outbox.flush}, after that.
+    """
+
+    def __init__(self, carrier: _Carrier, outbox: Outbox) -> None:
         self._carrier = carrier
+        self.room = outbox.room
+        self.flush = outbox.flush
 
     def write(self, data: bytes) -> None:
-        self._carrier.write(data)
+        self.room(len(data))[:] = data
+        self.flush()
 
     def writeSequence(self, data: Any) -> None:
-        self._carrier.write(b"".join(data))
+        self.write(b"".join(data))
 
     def loseConnection(self) -> None:
         self._carrier.close()

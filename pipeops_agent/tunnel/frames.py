@@ -30,8 +30,14 @@ _OPCODE: Final = 0x0F
 _MASKED: Final = 0x80
 _LENGTH: Final = 0x7F
 _SHORT: Final = 125
+_MEDIUM: Final = 0xFFFF
+_KEY: Final = 4
 _KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 
+_WHOLE: Final = _FIN | BINARY
+"""How a message begins that is one frame: nearly all."""
+
+_HEAD: Final = struct.Struct(">BB")
 _HEAD16: Final = struct.Struct(">BBH")
 _HEAD64: Final = struct.Struct(">BBQ")
 
@@ -40,19 +46,15 @@ class FrameError(Exception):
     """What came is no frame that may come here."""
 
 
+Payload = bytes | memoryview
+"""What a message holds: a view of what came, where that was possible without a copy."""
+
+
 class Message(NamedTuple):
-    """One message, or one control frame."""
+    """One message, or one control frame, whose payload is always C{bytes}."""
 
     opcode: int
-    payload: bytes
-
-
-class _Head(NamedTuple):
-    opcode: int
-    final: bool
-    begin: int
-    end: int
-    key: bytes | None
+    payload: Payload
 
 
 class FrameReader:
@@ -64,7 +66,8 @@ class FrameReader:
     """
 
     def __init__(self, *, masked: bool, limit: int) -> None:
-        self._masked = masked
+        self._mask_bit = _MASKED if masked else 0
+        self._key_size = _KEY if masked else 0
         self._limit = limit
         self._rest = bytearray()
         self._needed = 2
@@ -85,41 +88,33 @@ class FrameReader:
                 return  # more of a frame whose length is known: no need to look again
             source, self._rest = self._rest, bytearray()
         position, end = 0, len(source)
-        while True:
-            head = self._head(source, position, end)
-            if head is None or head.end > end:
+        needed = 2
+        while end - position >= needed:
+            first, second = source[position], source[position + 1]
+            length, begin = second & _LENGTH, position + 2
+            if length > _SHORT:
+                begin += 2 if length == 126 else 8
+            if second & _MASKED != self._mask_bit:
+                raise FrameError("a frame is not masked" if self._mask_bit else "the peer masks its frames")
+            payload = begin + self._key_size
+            if payload > end:
+                needed = payload - position
                 break
-            payload = bytes(memoryview(source)[head.begin : head.end])
-            if head.key is not None:
-                payload = _unmasked(head.key, payload)
-            position = head.end
-            message = self._take(head, payload)
+            if length > _SHORT:
+                length = int.from_bytes(source[position + 2 : begin], "big")
+            if first != _WHOLE or length > self._limit or self._opcode is not None:
+                self._check(first, length)
+            after = payload + length
+            if after > end:
+                needed = after - position
+                break
+            message = self._take(first, source, begin, payload, after)
+            position = after
             if message is not None:
                 yield message
         if position < end:
             self._rest = bytearray(memoryview(source)[position:])
-            self._needed = 2 if head is None else head.end - position
-
-    def _head(self, source: bytes | bytearray, at: int, end: int) -> _Head | None:
-        """Read a frame's header at C{at}; None where it is not complete."""
-        if end - at < 2:
-            return None
-        first, second = source[at], source[at + 1]
-        begin, length = at + 2, second & _LENGTH
-        if length == 126:
-            begin += 2
-        elif length == 127:
-            begin += 8
-        if bool(second & _MASKED) != self._masked:
-            raise FrameError("the peer masks its frames" if second & _MASKED else "a frame is not masked")
-        after = begin + 4 if self._masked else begin
-        if end < after:
-            return None
-        if length > _SHORT:
-            length = int.from_bytes(source[at + 2 : begin], "big")
-        self._check(first, length)
-        key = bytes(source[begin:after]) if self._masked else None
-        return _Head(first & _OPCODE, bool(first & _FIN), after, after + length, key)
+            self._needed = needed
 
     def _check(self, first: int, length: int) -> None:
         opcode, final = first & _OPCODE, first & _FIN
@@ -133,54 +128,69 @@ class FrameReader:
         elif (opcode == CONTINUATION) != (self._opcode is not None):
             raise FrameError("a message's frames are out of order")
 
-    def _take(self, head: _Head, payload: bytes) -> Message | None:
-        """Put a frame where it belongs; return the message that is complete with it."""
-        if head.opcode >= CLOSE:
-            return Message(head.opcode, payload)
-        if head.final and self._opcode is None:
-            return Message(head.opcode, payload)
+    def _take(
+        self, first: int, source: bytes | bytearray, begin: int, payload: int, after: int
+    ) -> Message | None:
+        """
+        Put a frame where it belongs; return the message that is complete with it.
+
+        @param begin: where its key is in C{source}, if it has one.
+        @param payload: where its payload is, until C{after}.
+        """
+        view = memoryview(source)[payload:after]
+        content: Payload = _unmasked(source[begin:payload], view) if self._mask_bit else view
+        if first == _WHOLE and self._opcode is None:
+            return Message(BINARY, content)
+        opcode, final = first & _OPCODE, first & _FIN
+        if opcode >= CLOSE:
+            return Message(opcode, bytes(content))
+        if final and self._opcode is None:
+            return Message(opcode, content)
         if self._opcode is None:
-            self._opcode = head.opcode
-        if payload:  # empty frames without end must not add up
-            self._parts.append(payload)
-            self._length += len(payload)
-        if not head.final:
+            self._opcode = opcode
+        if content:  # empty frames without end must not add up
+            self._parts.append(bytes(content))
+            self._length += len(content)
+        if not final:
             return None
         message = Message(self._opcode, b"".join(self._parts))
         self._opcode, self._parts, self._length = None, [], 0
         return message
 
 
-def make_frame(opcode: int, payload: bytes, *, masked: bool) -> bytearray:
-    """
-    Return C{payload} as one final frame.
+def header_size(length: int, *, masked: bool) -> int:
+    """Return how many bytes stand before a payload of C{length} bytes."""
+    size = 2 if length <= _SHORT else 4 if length <= _MEDIUM else 10
+    return size + _KEY if masked else size
 
+
+def frame_in_place(buffer: memoryview, begin: int, end: int, opcode: int, *, masked: bool) -> None:
+    """
+    Make one final frame of the payload C{buffer[begin:end]}: write its header before it, and mask it.
+
+    @param buffer: with room for a header of L{header_size} before C{begin}.
     @param masked: whether this side is the client. The key comes from the system's random source (5.3).
     """
-    length = len(payload)
-    bit = _MASKED if masked else 0
+    length = end - begin
+    bit = 0
+    if masked:
+        bit = _MASKED
+        key = random_bytes(_KEY)
+        if length:
+            mask(key, buffer[begin:end])
+        begin -= _KEY
+        buffer[begin : begin + _KEY] = key
     if length <= _SHORT:
-        frame = bytearray((_FIN | opcode, bit | length))
-    elif length <= 0xFFFF:
-        frame = bytearray(_HEAD16.pack(_FIN | opcode, bit | 126, length))
+        _HEAD.pack_into(buffer, begin - 2, _FIN | opcode, bit | length)
+    elif length <= _MEDIUM:
+        _HEAD16.pack_into(buffer, begin - 4, _FIN | opcode, bit | 126, length)
     else:
-        frame = bytearray(_HEAD64.pack(_FIN | opcode, bit | 127, length))
-    if not masked:
-        frame += payload
-        return frame
-    key = random_bytes(4)
-    frame += key
-    begin = len(frame)
-    frame += payload
-    if length:
-        with memoryview(frame) as whole, whole[begin:] as view:
-            mask(key, view)
-    return frame
+        _HEAD64.pack_into(buffer, begin - 10, _FIN | opcode, bit | 127, length)
 
 
-def _unmasked(key: bytes, payload: bytes) -> bytes:
+def _unmasked(key: bytes | bytearray, payload: memoryview) -> bytes:
     buffer = bytearray(payload)
     if buffer:
         with memoryview(buffer) as view:
-            mask(key, view)
+            mask(bytes(key), view)
     return bytes(buffer)

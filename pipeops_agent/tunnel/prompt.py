@@ -1,5 +1,5 @@
 """
-Writing to a TCP connection, and closing it, at once instead of in the reactor's next turn.
+Writing to a connection, and closing it, at once instead of in the reactor's next turn.
 
 Twisted's C{write} only appends to a buffer and asks the reactor to call back when the socket is
 writable. Where nothing waits in that buffer the kernel takes the data just as well now, and two turns of
@@ -9,10 +9,13 @@ backpressure and errors stay Twisted's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Connection
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 BUFFER: Final = 256 * 1024
@@ -20,6 +23,9 @@ BUFFER: Final = 256 * 1024
 
 _DONE: Final = Failure(ConnectionDone())
 """One for all, as Twisted has it: it has no traceback that could keep anything alive."""
+
+Write = Callable[[bytes | memoryview], None]
+"""Writes, and does not keep what it was given: its buffer may be used again."""
 
 
 def tune(transport: Any) -> None:
@@ -29,15 +35,41 @@ def tune(transport: Any) -> None:
         transport.bufferSize = BUFFER
 
 
-def write_now(transport: Any, data: bytes | bytearray) -> None:
-    """Write C{data}: to the kernel now, where nothing waits before it, else as Twisted does."""
-    if _is_tcp(transport) and _is_open(transport) and not (transport.dataBuffer or transport._tempDataBuffer):
+def prompt_writer(transport: Any) -> Write:
+    """
+    Return what writes to C{transport}: to the kernel now, if nothing waits before it, else as Twisted does.
+
+    Which way that is depends on what C{transport} is by its class, not by its methods: TLS passes on what it
+    does not know to the connection below, and what should have been encrypted would go out in the clear.
+    """
+    if _is_tcp(transport):
+        return partial(_write_tcp, transport)
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        return partial(_write_tls, transport)
+    return partial(_write, transport)
+
+
+def _write_tcp(transport: Any, data: bytes | memoryview) -> None:
+    if transport.connected and not (transport._aborting or transport.dataBuffer or transport._tempDataBuffer):
         sent = transport.writeSomeData(data)
+        if sent == len(data):
+            return
         # Anything but a number is the loss of the connection; the usual way reports it.
         if isinstance(sent, int) and sent > 0:
-            if sent == len(data):
-                return
             data = data[sent:]
+    transport.write(bytes(data))
+
+
+def _write_tls(transport: TLSMemoryBIOProtocol, data: bytes | memoryview) -> None:
+    """Let TLS encrypt now, and the connection below it send now what that has come to."""
+    below: Any = transport.transport
+    was_free = _is_tcp(below) and not (below.dataBuffer or below._tempDataBuffer)
+    transport.write(bytes(data))
+    if was_free and below._tempDataBuffer and not (below._aborting or below.disconnecting):
+        below.doWrite()  # an error is found again, and reported, in the reactor's next turn
+
+
+def _write(transport: Any, data: bytes | memoryview) -> None:
     transport.write(bytes(data))
 
 
@@ -45,8 +77,13 @@ def close_now(transport: Any) -> None:
     """Close after what waits to be sent: now, where nothing does, else as Twisted does."""
     if (
         _is_tcp(transport)
-        and _is_open(transport)
-        and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
+        and transport.connected
+        and not (
+            transport._aborting
+            or transport.dataBuffer
+            or transport._tempDataBuffer
+            or transport.disconnecting
+        )
     ):
         transport.connectionLost(_DONE)
     else:
@@ -54,15 +91,5 @@ def close_now(transport: Any) -> None:
 
 
 def _is_tcp(transport: Any) -> bool:
-    """
-    Whether C{transport} is Twisted's own TCP connection.
-
-    By its class, not by its methods: TLS passes on what it does not know to the connection below, and what
-    should have been encrypted would go out in the clear.
-    """
+    """Whether C{transport} is Twisted's own TCP connection."""
     return isinstance(transport, Connection) and not transport.TLS
-
-
-def _is_open(transport: Any) -> bool:
-    """Whether a TCP connection may be written to: neither gone nor being aborted."""
-    return bool(transport.connected) and not transport._aborting

@@ -21,7 +21,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pipeops_agent.tunnel.prompt import close_now, tune, write_now
+from pipeops_agent.tunnel.prompt import Write, close_now, prompt_writer, tune
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.traffic import ChannelTally
 
@@ -55,6 +55,7 @@ class Relay(Protocol):
         self._ended = ended
         self._reached = reached
         self._channel: Channel | None = None
+        self._write: Write
         self._held = 0
         self._full = False
         self._connected = self._channel_open = self._producing = self._over = False
@@ -65,6 +66,7 @@ class Relay(Protocol):
     def connectionMade(self) -> None:
         self._connected = True
         tune(self.transport)
+        self._write = prompt_writer(self.transport)
         self.transport.registerProducer(self, True)
         self._producing = True
         reached, self._reached = self._reached, None
@@ -121,11 +123,11 @@ class Relay(Protocol):
 
     # -- the channel side
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         tally = self.tally
         tally.bytes_in += len(data)
         tally.last_in = self._clock.seconds()
-        write_now(self.transport, data)
+        self._write(data)
         if self._full:
             self._held += len(data)
         elif self._channel is not None:

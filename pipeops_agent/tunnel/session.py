@@ -164,7 +164,7 @@ class ChiselSession:
         factory = client_factory(
             self._reactor, address.url, f"PipeOps-Agent/{self._version}", lambda: self._carrier
         )
-        endpoint = connector.endpoint(address.host, address.port, tls=tls, trace=trace)
+        endpoint = connector.endpoint(address.host, address.port, tls=tls, trace=trace, prompt=True)
         try:
             await endpoint.connect(factory)
         except ConnectProblem as problem:

@@ -38,7 +38,7 @@ class WatchedRelay(Relay):
         self._heads = counters.canary_heads
         self._begun = b""
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         undecided = bool(self._heads) and self._look(data)
         super().data_received(data)
         if undecided:
@@ -50,7 +50,7 @@ class WatchedRelay(Relay):
         super().dataReceived(data)
         self._bound()
 
-    def _look(self, data: bytes) -> bool:
+    def _look(self, data: bytes | memoryview) -> bool:
         """Compare what has come so far; return whether it is still open what it is."""
         longest = max(map(len, self._heads))
         self._begun += data[: longest - len(self._begun)]

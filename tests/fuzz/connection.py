@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.ssh.cipher import PacketError
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRequest
 from pipeops_agent.tunnel.ssh.messages import (
@@ -24,7 +26,6 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
-from pipeops_agent.tunnel.ssh.packets import PacketError
 from tests.fuzz.model import Model, Verdict
 from tests.fuzz.source import Source, held
 
@@ -60,7 +61,7 @@ class End:
         self.eof = self.paused = False
         self.closed = 0
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         assert not (self.eof or self.closed), "data after the end"
         self.data += data
         self.owed += len(data)
@@ -113,6 +114,13 @@ class Bench:
         """The layer sends something."""
         self.model.sent(message, bytes(payload))
 
+    def send_data(self, recipient: int, data: memoryview, size: int) -> None:
+        """The layer sends data of a channel, in packets."""
+        assert not self.congested, "data was sent into a full carrier"
+        for start in range(0, len(data), size):
+            part = bytes(data[start : start + size])
+            self.model.sent(MSG_CHANNEL_DATA, struct.pack(">LL", recipient, len(part)) + part)
+
     def sendUnimplemented(self) -> None:  # noqa: N802  # Conch's name
         """The layer does not know the message."""
 
@@ -136,7 +144,10 @@ class Bench:
         if verdict is not Verdict.BAD:
             self.model.comes(message, payload)
         try:
-            self.layer.packetReceived(message, payload)
+            if message == MSG_CHANNEL_DATA:
+                self.layer.data_received(memoryview(payload))
+            else:
+                self.layer.packetReceived(message, payload)
         except PacketError as error:
             assert verdict is not Verdict.GOOD, f"message {message} was refused: {error}"
             self.broken = True

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from pipeops_agent.tunnel.ssh.cipher import MAX_PACKET
 from pipeops_agent.tunnel.ssh.client import CLIENT_VERSION
 from pipeops_agent.tunnel.ssh.messages import MSG_KEXINIT, MSG_NEWKEYS
-from pipeops_agent.tunnel.ssh.packets import MAX_PACKET, Plain
 from pipeops_agent.tunnel.ssh.server import SERVER_VERSION
 from pipeops_agent.tunnel.ssh.transport import MAX_VERSION_LINE
 from tests.fuzz.session import SLACK
 from tests.fuzz.source import Source, held
 from tests.tunnel.ssh.pair import Pair, Wire
+from tests.tunnel.ssh.sealing import plain_packet
 
 _ROUNDS: Final = 12
 
@@ -39,7 +40,7 @@ def _noise(data: bytes, *, server: bool) -> None:
         side.dataReceived((CLIENT_VERSION if server else SERVER_VERSION) + b"\r\n")
     while source:
         if choice & 2:
-            piece = Plain().seal(0, bytes((1 + source.below(60),)) + source.fields())
+            piece = plain_packet(bytes((1 + source.below(60),)) + source.fields())
         else:
             piece = source.take(1 + source.byte())
         before = len(wire.written) if wire.closed else None
@@ -116,11 +117,11 @@ class _Way:
             changed[source.amount() % len(changed)] ^= 1 << choice % 8
             self._deliver(bytes(changed))
         elif kind == 12:
-            self._deliver(Plain().seal(0, bytes((1 + source.below(60),)) + source.fields()))
+            self._deliver(plain_packet(bytes((1 + source.below(60),)) + source.fields()))
             self._deliver(packet)
         elif kind == 13:
             self._deliver(packet)
-            self._deliver(Plain().seal(0, bytes((2,)) + source.fields()))
+            self._deliver(plain_packet(bytes((2,)) + source.fields()))
         elif kind == 14:
             self._deliver(packet[: source.amount() % len(packet)])
         else:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeops_agent.tunnel.ssh.packets import (
-    CIPHERS,
-    MACS,
-    MAX_PACKET,
-    Keys,
-    PacketError,
-    PacketReader,
-    PacketWriter,
-    make_opener,
-    make_sealer,
-)
+from pipeops_agent.tunnel.ssh.cipher import MAX_PACKET, Keys, PacketError
+from pipeops_agent.tunnel.ssh.packets import PacketReader, PacketWriter
+from pipeops_agent.tunnel.ssh.suites import CIPHERS, MACS, make_opener, make_sealer
 from tests.fuzz.source import Source, held
+from tests.tunnel.ssh.sealing import sealed
 
 KEYS: Final = Keys(bytes(range(64)), bytes(range(64, 128)), bytes(range(128, 192)))
 SUITES: Final = [(None, b""), *((cipher, mac) for cipher in CIPHERS for mac in MACS)]
@@ -56,7 +49,7 @@ def sealed_packets(data: bytes) -> None:
     while source and len(payloads) < _MAX_PACKETS:
         payload = bytes((1 + source.below(255),)) + source.take(source.below(40)) + bytes(source.amount())
         payloads.append(payload)
-        packet = bytearray(bytes(writer.seal(payload)))
+        packet = bytearray(sealed(writer, payload))
         change = source.byte()
         if change >= 0xF0 and cipher is not None:
             packet[source.amount() % len(packet)] ^= 1 << change % 8

@@ -7,10 +7,10 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.ssh.cipher import MAX_PACKET
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy
 from pipeops_agent.tunnel.ssh.connection import OpenRequest
 from pipeops_agent.tunnel.ssh.messages import MSG_DISCONNECT, MSG_KEXINIT, MSG_NEWKEYS
-from pipeops_agent.tunnel.ssh.packets import MAX_PACKET
 from tests.fuzz.source import Source, held
 from tests.tunnel.ssh.pair import NEVER, Handler, Pair, Wire
 

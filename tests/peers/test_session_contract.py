@@ -25,6 +25,9 @@ from pipeops_agent.scheduling import bounded, sleep
 from pipeops_agent.secrets import Secret
 from pipeops_agent.tunnel.errors import RemotesRefused, SessionError
 from pipeops_agent.tunnel.session import ChiselSession
+from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
+from pipeops_agent.tunnel.ssh.negotiation import KEY_EXCHANGES, STRICT_CLIENT
+from pipeops_agent.tunnel.ssh.suites import CIPHERS, MACS
 from tests.peers.client import Client, Leftovers, remote_to
 from tests.peers.harness import CREDENTIALS, Peer, Peers, Services, free_port, tunnel_server
 from tests.peers.processes import real_reactor
@@ -191,6 +194,28 @@ class SessionContract(SessionCase):
         _, port = await self.forward("load", rekey_bytes=200_000.0, ping_timeout=5.0)
         figures = await self.peers.load("both", f"127.0.0.1:{port}", n=8 * MEBIBYTE, c=2)
         assert figures["ok"], figures
+
+    async def test_every_algorithm(self) -> None:
+        """Each key exchange, cipher and MAC that is offered carries data, through new keys too."""
+        await self.prepare()
+        choices = [("supportedCiphers", name) for name in CIPHERS]
+        choices += [("supportedMACs", name) for name in MACS]
+        choices += [("supportedKeyExchanges", name) for name in KEY_EXCHANGES]
+        for attribute, name in choices:
+            for other, names in (
+                ("supportedCiphers", [b"aes128-ctr"] if attribute == "supportedMACs" else list(CIPHERS)),
+                ("supportedMACs", list(MACS)),
+                ("supportedKeyExchanges", list(KEY_EXCHANGES)),
+            ):
+                offered = [name] if other == attribute else names
+                strict = [STRICT_CLIENT] if other == "supportedKeyExchanges" else []
+                self.patch(ChiselClientTransport, other, offered + strict)
+            session, port = await self.forward("load", rekey_bytes=200_000.0, ping_timeout=5.0)
+            agreed = session._transport._agreement
+            assert name in agreed, (name, agreed)
+            figures = await self.peers.load("both", f"127.0.0.1:{port}", n=MEBIBYTE, c=2)
+            assert figures["ok"], (name, figures)
+            await session.close("on to the next")
 
     async def test_server_speaks_first(self) -> None:
         """A database greets before its client says a word."""

@@ -119,7 +119,7 @@ class Echo:
         self.received = b""
         self.ended = self.closed = False
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         assert self.channel is not None
         self.received += data
         self.channel.write(data)

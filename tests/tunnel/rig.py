@@ -147,7 +147,7 @@ class _Transport(ChiselServerTransport):
         if not self.silent:
             super().connectionMade()
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         if not self.silent:
             super().dataReceived(data)
 

@@ -14,11 +14,11 @@ from pipeops_agent.tunnel.carrier import (
     CLOSE_TIMEOUT,
     MAX_HANDSHAKE,
     MAX_MESSAGE,
-    SPLIT_FROM,
     CarrierLost,
     ClientCarrier,
     client_factory,
 )
+from pipeops_agent.tunnel.outbox import SPLIT_FROM
 from pipeops_agent.tunnel.refusal import explain_refusal
 from tests.tunnel.rig import PLACE, Link, MemoryServer, Pipe
 
@@ -35,7 +35,7 @@ class Inner:
     def makeConnection(self, transport: Any) -> None:  # noqa: N802  # Twisted's name
         self.transport = transport
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         self.data += data
 
     def connectionLost(self, reason: Failure) -> None:
@@ -139,7 +139,7 @@ class Upgrade(CarrierCase):
             server.go_silent_at("ssh")
             link = Link(client.protocol, server.protocol)
             link.pump(size)
-            server.carrier.write(b"x" * 20_000)
+            server.transport.transport.write(b"x" * 20_000)
             link.pump(size)
             self.assertEqual((client.open, len(client.inner.data)), (1, 20_000))
 
@@ -225,7 +225,7 @@ class Streaming(CarrierCase):
         client, server, link = self.linked()
         client.inner.transport.write(b"to ")
         client.inner.transport.writeSequence([b"the ", b"server"])
-        server.carrier.write(b"to the client")
+        server.transport.transport.write(b"to the client")
         before = client.carrier.bytes_in
         link.pump()
         self.assertEqual(bytes(client.inner.data), b"to the client")
@@ -257,7 +257,7 @@ class Streaming(CarrierCase):
         for size in (SPLIT_FROM, SPLIT_FROM + 1, 100_000):
             client.inner.data.clear()
             sent = server.carrier.bytes_out
-            server.carrier.write(bytes(size))
+            server.transport.transport.write(bytes(size))
             headers = server.carrier.bytes_out - sent - size
             link.pump()
             self.assertEqual(len(client.inner.data), size)
@@ -336,7 +336,7 @@ class Closing(CarrierCase):
         """The server's code and reason are passed on; a connection that it keeps is cut."""
         client = self.opened()
         client.protocol.dataReceived(frame(8, struct.pack(">H", 1001) + b"going away"))
-        client.carrier.write(b"too late")
+        client.inner.transport.write(b"too late")
         self.assertFalse(client.pipe.aborted)
         client.clock.advance(CLOSE_TIMEOUT)
         self.assertTrue(client.pipe.aborted)
@@ -372,7 +372,7 @@ class Closing(CarrierCase):
         client.carrier.close()
         self.assertTrue(client.lose())
         client.carrier.close()
-        client.carrier.write(b"x")
+        client.inner.transport.write(b"x")
         client.carrier.ping()
 
     def test_cut(self) -> None:

@@ -5,16 +5,32 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions, KeyPair
+from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection, Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.prompt import BUFFER, close_now, tune, write_now
+from pipeops_agent.tunnel.prompt import BUFFER, close_now, prompt_writer, tune
 from pipeops_agent.tunnel.randomness import RandomPool
+from tests.tunnel.rig import Pipe
+
+CERTIFICATE: Any = KeyPair.generate(size=2048).selfSignedCert(1, commonName=b"test")
+
+
+class Taker(Protocol):
+    """Keeps what comes."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.taken += data
 
 
 class _Writers(MemoryReactorClock):
@@ -53,28 +69,28 @@ class PromptTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """With nothing waiting the data is out before the reactor turns, and nobody waits."""
-        write_now(self.connection, b"now")
+        prompt_writer(self.connection)(b"now")
         self.assertEqual(self.received(), b"now")
         self.assertEqual(self.reactor.getWriters(), [])
 
     def test_what_the_kernel_does_not_take(self) -> None:
         """The rest goes the usual way, and what is written meanwhile goes behind it: in order, whole."""
         first, second = bytes(range(256)) * 8192, b"then this"
-        write_now(self.connection, first)
+        prompt_writer(self.connection)(first)
         self.assertNotEqual(self.reactor.getWriters(), [])
-        write_now(self.connection, second)
+        prompt_writer(self.connection)(second)
         self.assertEqual(self.drain(), first + second)
 
     def test_lost(self) -> None:
         """A connection that is gone is left to the reactor to report."""
         self.theirs.close()
-        write_now(self.connection, b"nobody")
+        prompt_writer(self.connection)(b"nobody")
         self.assertNotEqual(self.reactor.getWriters(), [])
 
     def test_close_at_once(self) -> None:
         """With nothing waiting the connection is closed before the reactor turns, after what was written."""
         self.connection.protocol.connectionLost = self.lost.append
-        write_now(self.connection, b"all")
+        prompt_writer(self.connection)(b"all")
         close_now(self.connection)
         self.assertEqual([reason.type for reason in self.lost], [ConnectionDone])
         self.assertEqual(self.theirs.recv(10), b"all")
@@ -85,7 +101,7 @@ class PromptTests(SynchronousTestCase):
         """What waits goes out first, in turns of the reactor."""
         self.connection.protocol.connectionLost = self.lost.append
         data = bytes(range(256)) * 8192
-        write_now(self.connection, data)
+        prompt_writer(self.connection)(data)
         close_now(self.connection)
         close_now(self.connection)
         self.assertEqual(self.lost, [])
@@ -105,31 +121,67 @@ class PromptTests(SynchronousTestCase):
     def test_after_the_end(self) -> None:
         """A connection that is gone, or being aborted, takes nothing, and raises nothing."""
         self.connection._aborting = True
-        write_now(self.connection, b"late")
+        prompt_writer(self.connection)(b"late")
         self.connection._aborting = False
         self.connection.connected = False
         del self.connection.socket
-        write_now(self.connection, b"later")
+        prompt_writer(self.connection)(b"later")
         self.assertEqual(self.received(), b"")
 
-    def test_through_tls_goes_the_usual_way(self) -> None:
-        """TLS above a connection looks like one, and must not be passed by: nothing goes out in the clear."""
-        written: list[bytes] = []
+    def tls(self) -> tuple[Any, Any]:
+        """A TLS layer above the connection, and its other end; they have shaken hands."""
+        key, certificate = CERTIFICATE.privateKey.original, CERTIFICATE.original
+        options = CertificateOptions(privateKey=key, certificate=certificate)
+        server = TLSMemoryBIOFactory(options, False, Factory.forProtocol(Taker), clock=Clock())
+        client = TLSMemoryBIOFactory(CertificateOptions(), True, Factory.forProtocol(Taker), clock=Clock())
+        client.protocol = TLSMemoryBIOProtocol
+        place = IPv4Address("TCP", "127.0.0.1", 1)
+        ours: Any = client.buildProtocol(place)
+        theirs: Any = server.buildProtocol(place)
+        answers: Any = Pipe()
+        self.connection.protocol = ours
+        theirs.makeConnection(answers)
+        ours.makeConnection(self.connection)
+        for _ in range(6):
+            if hello := self.drain():
+                theirs.dataReceived(hello)
+            answer = bytes(answers.written)
+            answers.written.clear()
+            if answer:
+                ours.dataReceived(answer)
+        return ours, theirs
 
-        class Layer(TLSMemoryBIOProtocol):
-            def write(self, data: bytes) -> None:
-                written.append(data)
+    def test_over_tls(self) -> None:
+        """What is written is encrypted and out before the reactor turns; nothing goes out in the clear."""
+        ours, theirs = self.tls()
+        prompt_writer(ours)(memoryview(b"secret"))
+        out = self.received()
+        self.assertNotIn(b"secret", out)
+        self.assertEqual(self.reactor.getWriters(), [])
+        theirs.dataReceived(out)
+        self.assertEqual(theirs.wrappedProtocol.taken, b"secret")
 
-        layer = Layer.__new__(Layer)
-        layer.transport = self.connection
-        self.assertTrue(hasattr(layer, "writeSomeData"))
-        write_now(layer, b"secret")
-        self.assertEqual((written, self.received()), ([b"secret"], b""))
+    def test_over_tls_what_the_kernel_does_not_take(self) -> None:
+        """The rest goes the usual way, in order, whole."""
+        ours, theirs = self.tls()
+        first, second = bytes(range(256)) * 8192, b"then this"
+        prompt_writer(ours)(first)
+        self.assertNotEqual(self.reactor.getWriters(), [])
+        prompt_writer(ours)(second)
+        theirs.dataReceived(self.drain())
+        self.assertEqual(theirs.wrappedProtocol.taken, first + second)
+
+    def test_over_tls_after_the_end(self) -> None:
+        """A connection that is being aborted takes nothing; one that is gone raises nothing."""
+        ours, _ = self.tls()
+        self.connection._aborting = True
+        prompt_writer(ours)(b"late")
+        self.assertEqual(self.received(), b"")
 
     def test_in_memory(self) -> None:
         """Any other transport is just written to."""
         transport = StringTransport()
-        write_now(transport, bytearray(b"text"))
+        prompt_writer(transport)(memoryview(b"text"))
         self.assertEqual(transport.value(), b"text")
 
     def test_tune(self) -> None:

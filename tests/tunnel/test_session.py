@@ -22,9 +22,9 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
-from pipeops_agent.tunnel.ssh.packets import Plain
 from tests.tunnel.rig import HASTY, REMOTES, RIGHT, STEPS, Rig
 from tests.tunnel.ssh.pair import HOST_KEY, Handler
+from tests.tunnel.ssh.sealing import plain_packet
 from tests.tunnel.test_traffic import Open
 
 MSG_KEX_ECDH_REPLY = 31
@@ -207,7 +207,7 @@ class Opening(SessionCase):
         rig.accept()
         rig.go()
         goodbye = bytes((MSG_DISCONNECT,)) + struct.pack(">L", 2) + NS(b"host key") + NS(b"")
-        rig.server.carrier.write(b"SSH-chisel-v3-server\r\n" + Plain().seal(0, goodbye))
+        rig.server.transport.transport.write(b"SSH-chisel-v3-server\r\n" + plain_packet(goodbye))
         rig.advance(2)
         error = self.failed(opening, "ssh", "the peer disconnected: host key")
         self.assertTrue(error.retryable)

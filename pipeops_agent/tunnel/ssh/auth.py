@@ -14,6 +14,7 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.internet.defer import Deferred
 
 from pipeops_agent.secrets import Secret
+from pipeops_agent.tunnel.ssh.cipher import PacketError
 from pipeops_agent.tunnel.ssh.common import Service, SSHError
 from pipeops_agent.tunnel.ssh.messages import (
     MSG_USERAUTH_BANNER,
@@ -21,7 +22,6 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
 )
-from pipeops_agent.tunnel.ssh.packets import PacketError
 
 USERAUTH: Final = b"ssh-userauth"
 CONNECTION: Final = b"ssh-connection"

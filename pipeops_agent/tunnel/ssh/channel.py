@@ -5,20 +5,22 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pipeops_agent.tunnel.ssh.cipher import PacketError
 from pipeops_agent.tunnel.ssh.messages import (
     MSG_CHANNEL_CLOSE,
-    MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_WINDOW_ADJUST,
 )
-from pipeops_agent.tunnel.ssh.packets import PacketError
 
 if TYPE_CHECKING:
     from pipeops_agent.tunnel.ssh.connection import ConnectionLayer
 
 MAX_SENT: Final = 32 * 1024
 """The most data sent in one packet, whatever the peer would take (RFC 4253, section 6.1)."""
+
+TURN: Final = 32 * 1024
+"""The most that a channel sends of what waits in it before it is the next one's turn."""
 
 _MAX_WINDOW: Final = 0xFFFFFFFF
 
@@ -29,7 +31,7 @@ _TWO: Final = struct.Struct(">LL")
 class ChannelHandler(Protocol):
     """Who is at this end of a channel."""
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Take C{data}; say L{Channel.consumed} when it has been delivered."""
 
     def eof_received(self) -> None:
@@ -70,6 +72,7 @@ class Channel:
         window: int,
     ) -> None:
         self._layer = layer
+        self._turns = layer.turns
         self._handler = handler
         self.local_id = local_id
         self.remote_id = remote_id
@@ -90,17 +93,17 @@ class Channel:
 
     # -- out
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send C{data}, now or when it may go; dropped once the channel is being closed."""
         if self._over or self._close_wanted or self._eof_wanted:
             return
-        if self._pending or self._layer.congested:
+        if self._pending or self._turns.congested:
             self._pending += data
-            self._layer.held(self)
+            self._turns.hold(self)
         else:
             sent = self._send(data)
             if sent < len(data):
-                self._pending += data[sent:]
+                self._pending += memoryview(data)[sent:]
         self._update_flow()
 
     def write_eof(self) -> None:
@@ -121,13 +124,12 @@ class Channel:
         self._close_wanted = True  # perhaps it was already, and what has just been dropped was in the way
         self._finish()
 
-    def _send(self, data: bytes) -> int:
-        """Send what the window allows, in packets; return how many bytes that was."""
+    def _send(self, data: bytes | memoryview) -> int:
+        """Send what the window allows; return how many bytes that was."""
         allowed = min(len(data), self._send_window)
-        for start in range(0, allowed, self._send_size):
-            part = data[start : min(start + self._send_size, allowed)]
-            self._layer.send(MSG_CHANNEL_DATA, _TWO.pack(self.remote_id, len(part)) + part)
-        self._send_window -= allowed
+        if allowed:
+            self._send_window -= allowed
+            self._layer.send_data(self.remote_id, memoryview(data)[:allowed], self._send_size)
         return allowed
 
     def _finish(self) -> None:
@@ -146,18 +148,18 @@ class Channel:
         self._send_window += more
         if self._send_window > _MAX_WINDOW:
             raise PacketError("a window was opened beyond 4 GiB (RFC 4254, section 5.2)")
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what waits, as far as the window and the carrier allow."""
         if self._pending:
-            if self._layer.congested:
-                self._layer.held(self)
-                return
-            sent = self._send(bytes(self._pending[: self._send_window]))
-            del self._pending[:sent]
-            self._finish()
+            self._turns.hold(self)
+            self._turns.serve()
+
+    def flush(self) -> bool:
+        """Send some of what waits, as far as the window allows; return whether it allows more."""
+        with memoryview(self._pending) as pending:
+            sent = self._send(pending[:TURN])
+        del self._pending[:sent]
+        self._finish()
         self._update_flow()
+        return bool(self._pending and self._send_window)
 
     def _update_flow(self) -> None:
         """Tell the handler to pause or to go on, where that has changed."""
@@ -172,7 +174,7 @@ class Channel:
 
     # -- in
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """The peer sent C{data}."""
         if self._eof_received:
             raise PacketError("data came after EOF")

@@ -8,6 +8,8 @@ from typing import Any, Final, Protocol
 
 from twisted.conch.ssh.service import SSHService
 
+from pipeops_agent.tunnel.ssh.cipher import PacketError
+
 _MAX_PEER_TEXT: Final = 200
 """How much of a sentence chosen by the peer is kept."""
 
@@ -47,6 +49,14 @@ class Service(SSHService):
 
     transport: Any
     """The L{ChiselClientTransport} or L{ChiselServerTransport} below."""
+
+    def data_received(self, packet: memoryview) -> None:
+        """
+        Take a CHANNEL_DATA, without its message number: by far the most frequent, so it stays where it lies.
+
+        @raise PacketError: this service has no channels, or not this one.
+        """
+        raise PacketError("data came before there can be a channel")
 
     def set_congested(self, congested: bool) -> None:
         """Note that the way out is full, or free again."""

@@ -19,10 +19,10 @@ from twisted.logger import Logger
 
 from pipeops_agent.tunnel.ssh.auth import CONNECTION
 from pipeops_agent.tunnel.ssh.channel import Channel, ChannelHandler
+from pipeops_agent.tunnel.ssh.cipher import PacketError
 from pipeops_agent.tunnel.ssh.common import Service, SSHError, peer_text
 from pipeops_agent.tunnel.ssh.messages import (
     MSG_CHANNEL_CLOSE,
-    MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_OPEN,
@@ -36,7 +36,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
 )
-from pipeops_agent.tunnel.ssh.packets import PacketError
+from pipeops_agent.tunnel.ssh.turns import Turns
 
 _log = Logger(namespace="tunnel.ssh")
 
@@ -113,6 +113,7 @@ class ConnectionLayer(Service):
     """
     One connection's channels and requests.
 
+    @ivar turns: in which order the channels send what waits in them.
     @param window: how much unconsumed data the peer may have under way per channel, in bytes; the
         bound on what a channel can hold here.
     @param max_channels: how many channels may be open, and asked for, at once.
@@ -129,8 +130,7 @@ class ConnectionLayer(Service):
         self._requested: set[OpenRequest] = set()
         self._replies: deque[Deferred[bytes]] = deque()
         self._next_id = 0
-        self._congested = False
-        self._held: dict[Channel, None] = {}
+        self.turns = Turns()
         self._over = False
 
     # -- what the owner asks for
@@ -174,17 +174,8 @@ class ConnectionLayer(Service):
         It happens with every few packets of a busy channel, so it must not cost anything for each idle
         one: a channel pauses its handler when that writes while the way out is full.
         """
-        self._congested = congested
-        if congested:
-            return
-        held, self._held = self._held, {}
-        for channel in held:
-            channel.flush()  # which is held again where the way out has become full meanwhile
-
-    @property
-    def congested(self) -> bool:
-        """Whether writing should wait for the carrier."""
-        return self._congested
+        self.turns.congested = congested
+        self.turns.serve()
 
     # -- what a request or a channel does
 
@@ -205,15 +196,14 @@ class ConnectionLayer(Service):
         """Send one message of a channel."""
         self.transport.sendPacket(message, payload)
 
-    def held(self, channel: Channel) -> None:
-        """Flush C{channel} when the way out is free: after those that were held before it."""
-        if self._congested:
-            self._held[channel] = None
+    def send_data(self, recipient: int, data: memoryview, size: int) -> None:
+        """Send C{data} in a channel, in packets of at most C{size} bytes of it."""
+        self.transport.send_data(recipient, data, size)
 
     def forget(self, channel: Channel) -> None:
         """Both sides have closed C{channel}."""
         del self._channels[channel.local_id]
-        self._held.pop(channel, None)
+        self.turns.forget(channel)
 
     def _add(self, handler: ChannelHandler, local: int, remote: int, window: int, size: int) -> Channel:
         channel = Channel(
@@ -240,7 +230,7 @@ class ConnectionLayer(Service):
     # -- what the transport tells
 
     def serviceStarted(self) -> None:
-        self._congested = self.transport.congested
+        self.turns.congested = self.transport.congested
 
     def serviceStopped(self) -> None:
         """End every channel and every wait: nothing is left uncalled."""
@@ -248,7 +238,7 @@ class ConnectionLayer(Service):
             return
         self._over = True
         error = self.transport.error or SSHError("the connection has ended")
-        self._held.clear()
+        self.turns.clear()
         replies, self._replies = self._replies, deque()
         opening, self._opening = self._opening, {}
         requested, self._requested = self._requested, set()
@@ -264,13 +254,13 @@ class ConnectionLayer(Service):
             if not reply.called:
                 reply.errback(error)
 
+    def data_received(self, packet: memoryview) -> None:
+        recipient, length = _unpack(_TWO, packet)
+        if length != len(packet) - 8:
+            raise PacketError("CHANNEL_DATA is not as long as it says")
+        self._channel(recipient).data_received(packet[8:])
+
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
-        if messageNum == MSG_CHANNEL_DATA:  # by far the most frequent
-            recipient, length = _unpack(_TWO, packet)
-            if length != len(packet) - 8:
-                raise PacketError("CHANNEL_DATA is not as long as it says")
-            self._channel(recipient).data_received(packet[8:])
-            return
         handle = _HANDLERS.get(messageNum)
         if handle is None:
             self.transport.sendUnimplemented()
@@ -385,7 +375,7 @@ def _too_small(size: int) -> str:
     return f"a maximum packet size of {size}: {MIN_PACKET} is the least"
 
 
-def _unpack(form: struct.Struct, packet: bytes) -> tuple[int, ...]:
+def _unpack(form: struct.Struct, packet: bytes | memoryview) -> tuple[int, ...]:
     if len(packet) < form.size:
         raise PacketError("a channel message is too short")
     return form.unpack_from(packet)

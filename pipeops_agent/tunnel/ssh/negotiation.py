@@ -12,10 +12,13 @@ from typing import Final, NamedTuple
 
 from twisted.conch.ssh.common import getNS
 
+from pipeops_agent.tunnel.ssh.cipher import PacketError
+from pipeops_agent.tunnel.ssh.hybrid import HYBRID, hybrid_supported
 from pipeops_agent.tunnel.ssh.messages import MSG_KEXINIT
-from pipeops_agent.tunnel.ssh.packets import CIPHERS, MACS, PacketError
+from pipeops_agent.tunnel.ssh.suites import CIPHERS, MACS
 
 KEY_EXCHANGES: Final = (
+    *((HYBRID,) if hybrid_supported() else ()),
     b"curve25519-sha256",
     b"curve25519-sha256@libssh.org",
     b"ecdh-sha2-nistp256",

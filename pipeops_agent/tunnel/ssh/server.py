@@ -9,10 +9,10 @@ from twisted.conch.ssh import keys
 from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.internet.interfaces import IReactorTime
 
+from pipeops_agent.tunnel.ssh.cipher import PacketError
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, Service, TransportOwner
 from pipeops_agent.tunnel.ssh.messages import MSG_KEX_ECDH_INIT
 from pipeops_agent.tunnel.ssh.negotiation import KEY_EXCHANGES, STRICT_CLIENT, STRICT_SERVER
-from pipeops_agent.tunnel.ssh.packets import PacketError
 from pipeops_agent.tunnel.ssh.transport import PacketTransport
 
 SERVER_VERSION: Final = b"SSH-chisel-v3-server"

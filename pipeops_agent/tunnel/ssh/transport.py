@@ -4,7 +4,8 @@ The SSH transport (RFC 4253) that chisel speaks: Conch's key exchange over our p
 Conch brings the key exchange; this module replaces what Conch does with packets: the ciphers
 (L{packets}), strict key exchange (C{kex-strict-c-v00@openssh.com}), rekeying by volume and by time,
 new keys taken into use the moment NEWKEYS passes, and one error for whatever a peer does wrong.
-Conch is untyped; nothing beyond this module, its two sides (L{client}, L{server}) and C{auth} touches it.
+Conch is untyped; nothing beyond this module, its two sides (L{client}, L{server}), C{hybrid} and C{auth}
+touches it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pipeops_agent.tunnel.ssh.cipher import Keys, Opener, PacketError
 from pipeops_agent.tunnel.ssh.common import (
     RekeyPolicy,
     SSHError,
@@ -31,6 +33,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     DISCONNECT_KEY_EXCHANGE_FAILED,
     DISCONNECT_PROTOCOL_ERROR,
     FIRST_SERVICE_MESSAGE,
+    MSG_CHANNEL_DATA,
     MSG_DISCONNECT,
     MSG_KEXINIT,
     MSG_NEWKEYS,
@@ -45,17 +48,8 @@ from pipeops_agent.tunnel.ssh.negotiation import (
     parse_proposal,
     propose,
 )
-from pipeops_agent.tunnel.ssh.packets import (
-    CIPHERS,
-    MACS,
-    Keys,
-    Opener,
-    PacketError,
-    PacketReader,
-    PacketWriter,
-    make_opener,
-    make_sealer,
-)
+from pipeops_agent.tunnel.ssh.packets import PacketReader, PacketWriter
+from pipeops_agent.tunnel.ssh.suites import CIPHERS, MACS, make_opener, make_sealer, preferred_ciphers
 
 MAX_VERSION_LINE: Final = 255
 """RFC 4253, section 4.2, with the line end. chisel sends nothing before its version."""
@@ -69,6 +63,8 @@ MAX_BACKLOG: Final = 8 * 1024 * 1024
 
 _STRICT: Final = frozenset({MSG_DISCONNECT, MSG_KEXINIT, MSG_NEWKEYS})
 """What may come in a strict key exchange, beside that exchange's own message (OpenSSH's PROTOCOL)."""
+_DATA: Final = struct.Struct(">BLL")
+"""CHANNEL_DATA until the data: message number, recipient, length (RFC 4254, section 5.2)."""
 
 
 @implementer(IPushProducer)
@@ -79,7 +75,7 @@ class PacketTransport(SSHTransportBase):
     """The carrier: an C{ITransport} and C{IConsumer}, from L{connectionMade} on."""
     service: Any
     """The L{Service} that runs at present, or None."""
-    supportedCiphers: Any = list(CIPHERS)
+    supportedCiphers: Any = preferred_ciphers()
     supportedMACs: Any = list(MACS)
     supportedCompressions: Any = [b"none"]
     supportedPublicKeys: Any = list(HOST_KEYS)
@@ -105,6 +101,7 @@ class PacketTransport(SSHTransportBase):
         self._next_opener: Opener | None = None
         self._keys_since = clock.seconds()
         self._agreement: Agreement
+        self._volume = rekey.volume
         self._strict = False
         self._secure = False
         self._over = False
@@ -171,12 +168,12 @@ class PacketTransport(SSHTransportBase):
 
     # -- in
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         if self._over:
             return
         try:
             if not self.gotVersion:
-                data = self._receive_version(data)
+                data = self._receive_version(bytes(data))
                 if not self.gotVersion:
                     return
             for payload in self._reader.feed(data):
@@ -205,14 +202,17 @@ class PacketTransport(SSHTransportBase):
         self.otherVersionString = line
         return rest
 
-    def _received(self, payload: bytes) -> None:
+    def _received(self, payload: memoryview) -> None:
         message = payload[0]
         if message >= FIRST_SERVICE_MESSAGE:
             if self.service is None:
                 raise PacketError(f"message {message} came before its service was started")
             if self._keyExchangeState == self._KEY_EXCHANGE_PROGRESSING:  # RFC 4253, section 7.1
                 raise PacketError(f"message {message} came inside a key exchange")
-            self.service.packetReceived(message, payload[1:])
+            if message == MSG_CHANNEL_DATA:
+                self.service.data_received(payload[1:])
+            else:
+                self.service.packetReceived(message, bytes(payload[1:]))
             return
         if self.ignoreNextPacket and 30 <= message <= 49:
             self.ignoreNextPacket = False
@@ -221,7 +221,7 @@ class PacketTransport(SSHTransportBase):
         if self._strict and not self._secure and message not in {*_STRICT, self._kex_message}:
             raise PacketError(f"message {message} is not allowed in a strict key exchange")
         try:
-            self.dispatchMessage(message, payload[1:])
+            self.dispatchMessage(message, bytes(payload[1:]))
         except PacketError:
             raise
         except Exception as error:  # Conch parses with whatever struct and slicing raise
@@ -245,11 +245,30 @@ class PacketTransport(SSHTransportBase):
         if messageType >= FIRST_SERVICE_MESSAGE:
             self._renew_keys_if_due()
 
+    def send_data(self, recipient: int, data: memoryview, size: int) -> None:
+        """
+        Send C{data} in a channel: in packets of at most C{size} bytes of it, which go out together.
+
+        Not to be called while L{congested}: what waits, waits in its channel.
+        """
+        if self._over:
+            return
+        for start in range(0, len(data), size):
+            part = data[start : start + size]
+            self._seal(_DATA.pack(MSG_CHANNEL_DATA, recipient, len(part)), part)
+        self.transport.flush()
+        self._renew_keys_if_due()
+
     def _write(self, message: int, payload: bytes) -> None:
-        packet = self._writer.seal(bytes((message,)) + payload)
+        self._seal(bytes((message,)), payload)
+        self.transport.flush()
+
+    def _seal(self, head: bytes, data: bytes | memoryview) -> None:
+        """Put the payload C{head + data} into the next packet, on its way out."""
+        size = self._writer.measure(len(head) + len(data))
         if self._carrier_full:
-            self._backlog += len(packet)
-        self.transport.write(packet)
+            self._backlog += size
+        self._writer.seal(head, data, self.transport.room(size))
 
     def sendUnimplemented(self) -> None:
         """Answer the packet at hand: it is the last one that was opened."""
@@ -297,7 +316,7 @@ class PacketTransport(SSHTransportBase):
         volume = max(reader.bytes_opened, writer.bytes_sealed)
         packets = max(reader.packets_opened, writer.packets_sealed)
         age = self._clock.seconds() - self._keys_since
-        if volume >= policy.volume or packets >= policy.MAX_PACKETS or age >= policy.seconds:
+        if volume >= self._volume or packets >= policy.MAX_PACKETS or age >= policy.seconds:
             self.sendKexInit()
 
     def ssh_KEXINIT(self, packet: bytes) -> None:
@@ -345,6 +364,9 @@ class PacketTransport(SSHTransportBase):
         outgoing, incoming = (agreed.cipher_cs, agreed.mac_cs), (agreed.cipher_sc, agreed.mac_sc)
         if not self.isClient:
             outgoing, incoming = incoming, outgoing
+        self._volume = min(
+            self._rekey.volume, CIPHERS[agreed.cipher_cs].volume, CIPHERS[agreed.cipher_sc].volume
+        )
         self.sendPacket(MSG_NEWKEYS, b"")
         self._writer.renew(make_sealer(*outgoing, ours), reset_sequence=self._strict)
         self._next_opener = make_opener(*incoming, theirs)

@@ -30,10 +30,19 @@ class Wire:
         self.written = bytearray()
         self.producer: Any = None
         self.closed = False
+        self._rooms: list[bytearray] = []
 
     def write(self, data: bytes) -> None:
         if not self.closed:
             self.written += data
+
+    def room(self, size: int) -> memoryview:
+        self._rooms.append(bytearray(size))
+        return memoryview(self._rooms[-1])
+
+    def flush(self) -> None:
+        self.write(b"".join(self._rooms))
+        self._rooms.clear()
 
     def loseConnection(self) -> None:
         self.closed = True
@@ -83,7 +92,7 @@ class Handler:
         self.data = bytearray()
         self.events: list[str] = []
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         self.data += data
         if self.consume and self.channel is not None:
             self.channel.consumed(len(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.ssh.channel import Channel
+from pipeops_agent.tunnel.ssh.channel import TURN, Channel
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import MAX_REQUEST, MIN_PACKET, OpenRefused, RequestRefused
 from pipeops_agent.tunnel.ssh.messages import (
@@ -26,6 +27,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_GLOBAL_REQUEST,
     MSG_REQUEST_SUCCESS,
 )
+from pipeops_agent.tunnel.ssh.turns import Turns
 from tests.tunnel.ssh.pair import Handler, Pair
 
 WINDOW = 64 * 1024
@@ -150,6 +152,63 @@ class Flow(SynchronousTestCase):
         self.assertEqual(opened.near.events, ["closed"])
         self.assertEqual((len(opened.pair.client_layer), len(opened.pair.server_layer)), (0, 0))
 
+    def test_channels_take_turns(self) -> None:
+        """Of what waits in several channels each sends a bounded part before any sends more."""
+        opened = Opened()
+        channels = [opened.far_channel]
+        nears = [opened.near]
+        for _ in range(3):
+            far, near = Handler(), Handler()
+            opening = opened.open(far)
+            near.channel = opened.pair.client_requests.opens[-1].accept(near)
+            opened.pair.pump()
+            channels.append(self.successResultOf(opening))
+            nears.append(near)
+        opened.pair.server.pauseProducing()
+        for channel in channels:
+            channel.write(bytes(WINDOW))
+        order: list[int] = []
+        for number, near in enumerate(nears):
+            receive = near.data_received
+
+            def note(data: bytes | memoryview, number: int = number, receive: Any = receive) -> None:
+                order.append(number)
+                receive(data)
+
+            near.data_received = note  # type: ignore[method-assign]  # overheard
+        opened.pair.server.resumeProducing()
+        opened.pair.pump()
+        turns = WINDOW // TURN
+        self.assertEqual(order, [0, 1, 2, 3] * turns)
+        self.assertGreater(turns, 1)
+
+    def test_full_again_in_the_middle(self) -> None:
+        """Where the way out is full again after some turns, the next one served is the next in the queue."""
+        turns, served = Turns(), []
+
+        class Busy:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def flush(self) -> bool:
+                served.append(self.name)
+                turns.congested = len(served) % 2 == 0
+                return len(served) < 6
+
+        waiting = [Busy(name) for name in "abc"]
+        for each in waiting:
+            turns.hold(each)
+        turns.serve()
+        self.assertEqual("".join(served), "ab")
+        turns.congested = False
+        turns.forget(waiting[2])
+        turns.serve()
+        self.assertEqual("".join(served), "abab")
+        turns.clear()
+        turns.congested = False
+        turns.serve()
+        self.assertEqual("".join(served), "abab")
+
     def test_congestion_pauses_who_writes(self) -> None:
         """While the carrier is full what is written waits, and the writer pauses; then it goes, in order."""
         opened = Opened()
@@ -211,7 +270,7 @@ class Flow(SynchronousTestCase):
         opened.near_channel.write(b"x" * 1000)
         opened.far_channel.close()
         opened.pair.pump()
-        self.assertEqual(opened.pair.client_layer._held, {})
+        self.assertEqual(len(opened.pair.client_layer.turns._waiting), 0)
         opened.pair.client.resumeProducing()
         opened.pair.pump()
         self.assertEqual(bytes(opened.far.data), b"")

@@ -9,6 +9,7 @@ from twisted.conch.ssh.common import NS
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.tunnel.ssh import transport as transport_module
+from pipeops_agent.tunnel.ssh.cipher import MAX_PACKET
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, WrongHostKey, fingerprint
 from pipeops_agent.tunnel.ssh.messages import (
     MSG_CHANNEL_DATA,
@@ -19,8 +20,10 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_UNIMPLEMENTED,
     MSG_USERAUTH_BANNER,
 )
-from pipeops_agent.tunnel.ssh.packets import MAX_PACKET, PacketReader, Plain
+from pipeops_agent.tunnel.ssh.packets import PacketReader
+from pipeops_agent.tunnel.ssh.suites import CHACHA, GIB
 from tests.tunnel.ssh.pair import NEVER, Handler, Pair
+from tests.tunnel.ssh.sealing import plain_packet
 
 MSG_SERVICE_REQUEST = 5
 MSG_SERVICE_ACCEPT = 6
@@ -223,10 +226,31 @@ class Amounts(Limits):
         self.pair.pump()
         self.assertEqual(self.successResultOf(reply), b"pong")
 
+    def test_volume_of_a_cipher(self) -> None:
+        """Each cipher has a bound on the bytes under one key, whatever the settings say (RFC 4344, 3.2)."""
+        bounds = ((CHACHA, GIB), (b"aes128-gcm@openssh.com", 64 * GIB), (b"aes128-ctr", 64 * GIB))
+        for cipher, bound in bounds:
+            for counter in ("_reader.bytes_opened", "_writer.bytes_sealed"):
+                pair = Pair(client_rekey=RekeyPolicy(float("inf"), float("inf")))
+                pair.client.supportedCiphers = [cipher]
+                pair.log_in()
+                side, name = counter.split(".")
+                setattr(getattr(pair.client, side), name, bound - 1000)
+                pair.client_layer.request(b"ping")
+                pair.pump()
+                self.assertEqual(pair.client.key_exchanges, 1, (cipher, counter))
+                pair.client_layer.request(b"ping", bytes(1000))
+                pair.server_layer.request(b"ping", bytes(1000))
+                pair.pump()
+                pair.client_layer.request(b"ping")
+                pair.pump()
+                self.assertEqual(pair.client.key_exchanges, 2, (cipher, counter))
+                self.assertEqual(pair.client_owner.ended, [])
+
     def test_packet_in_very_many_parts(self) -> None:
         """The longest packet, byte by byte, is collected in place: the work grows with its length only."""
         reader = PacketReader()
-        packet = Plain().seal(0, bytes(MAX_PACKET - 20))
+        packet = plain_packet(bytes(MAX_PACKET - 20))
         list(reader.feed(packet[:10]))
         held = reader._rest
         for start in range(10, len(packet) - 1):

@@ -5,26 +5,14 @@ from __future__ import annotations
 import contextlib
 import struct
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.ssh.packets import (
-    CIPHERS,
-    MACS,
-    MAX_PACKET,
-    GCMSealer,
-    Keys,
-    Opener,
-    PacketError,
-    PacketReader,
-    PacketWriter,
-    Plain,
-    Sealer,
-    make_opener,
-    make_sealer,
-)
+from pipeops_agent.tunnel.ssh.cipher import MAX_PACKET, Keys, Opener, PacketError, Sealer
+from pipeops_agent.tunnel.ssh.packets import PacketReader, PacketWriter
+from pipeops_agent.tunnel.ssh.suites import CHACHA, CIPHERS, MACS, make_opener, make_sealer
+from tests.tunnel.ssh.sealing import plain_packet, sealed
 
 KEYS = Keys(bytes(range(64)), bytes(range(64, 128)), bytes(range(128, 192)))
 MAC_NAMES = list(MACS)
@@ -53,13 +41,13 @@ class RoundTrips(SynchronousTestCase):
         for cipher, mac in SUITES:
             writer, reader = writer_and_reader(cipher, mac)
             payloads = [bytes([size % 251]) * size for size in [*range(1, 70), 32768, 35000]]
-            stream = b"".join(writer.seal(payload) for payload in payloads)
+            stream = b"".join(sealed(writer, payload) for payload in payloads)
             self.assertEqual(list(reader.feed(stream)), payloads, (cipher, mac))
 
     def test_plain(self) -> None:
         """Before the first key exchange packets are only framed, padded to 8 bytes."""
         writer, reader = PacketWriter(), PacketReader()
-        packet = writer.seal(b"hello")
+        packet = sealed(writer, b"hello")
         self.assertEqual(len(packet) % 8, 0)
         self.assertEqual(list(reader.feed(packet)), [b"hello"])
 
@@ -67,7 +55,7 @@ class RoundTrips(SynchronousTestCase):
         """A packet that comes in single bytes is yielded once, with its last byte."""
         for cipher, mac in SUITES:
             writer, reader = writer_and_reader(cipher, mac)
-            packet = writer.seal(b"x" * 100)
+            packet = sealed(writer, b"x" * 100)
             for position in range(len(packet) - 1):
                 self.assertEqual(list(reader.feed(packet[position : position + 1])), [])
             self.assertEqual(list(reader.feed(packet[-1:])), [b"x" * 100])
@@ -81,8 +69,8 @@ class RoundTrips(SynchronousTestCase):
     def test_any_split(self, payloads: list[bytes], cuts: list[int], suite: tuple[bytes, bytes]) -> None:
         """However the stream is cut, the same payloads come out."""
         writer, reader = writer_and_reader(*suite)
-        stream = b"".join(writer.seal(payload) for payload in payloads)
-        got: list[bytes] = []
+        stream = b"".join(sealed(writer, payload) for payload in payloads)
+        got: list[bytes | memoryview] = []
         position = turn = 0
         while position < len(stream):
             size = cuts[turn % len(cuts)]
@@ -94,10 +82,10 @@ class RoundTrips(SynchronousTestCase):
     def test_renewed_between_two_packets(self) -> None:
         """An opener replaced after a packet opens the next, though both came in one piece."""
         writer, reader = PacketWriter(), PacketReader()
-        first = writer.seal(b"newkeys")
+        first = sealed(writer, b"newkeys")
         sealer, opener = pair(*SUITES[0])
         writer.renew(sealer, reset_sequence=False)
-        second = writer.seal(b"secret")
+        second = sealed(writer, b"secret")
         stream = reader.feed(first + second)
         self.assertEqual(next(stream), b"newkeys")
         reader.renew(opener, reset_sequence=False)
@@ -116,7 +104,7 @@ class Tampering(SynchronousTestCase):
         """A flipped bit anywhere behind the length fails the MAC or tag."""
         for cipher, mac in SUITES:
             writer, _ = writer_and_reader(cipher, mac)
-            packet = writer.seal(b"payload")
+            packet = sealed(writer, b"payload")
             for position in range(4, len(packet)):
                 _, reader = writer_and_reader(cipher, mac)
                 damaged = bytearray(packet)
@@ -127,17 +115,20 @@ class Tampering(SynchronousTestCase):
         """The same packet twice: the second has the wrong number."""
         for cipher, mac in SUITES:
             writer, reader = writer_and_reader(cipher, mac)
-            packet = writer.seal(b"payload")
+            packet = sealed(writer, b"payload")
             self.assertEqual(list(reader.feed(packet)), [b"payload"])
-            self.assert_refused(reader, packet, PacketError.MAC_ERROR)
+            if cipher == CHACHA:  # even the length reads as another one then, most often one that none can be
+                with contextlib.suppress(PacketError):
+                    self.assertEqual(list(reader.feed(packet)), [])
+            else:
+                self.assert_refused(reader, packet, PacketError.MAC_ERROR)
 
     def test_length_is_authentic(self) -> None:
         """Another length that fits the block size fails as soon as the packet is complete."""
         for cipher, mac in SUITES:
             writer, reader = writer_and_reader(cipher, mac)
-            packet = bytearray(writer.seal(b"p" * 100))
-            (length,) = struct.unpack(">L", packet[:4])
-            packet[:4] = struct.pack(">L", length - 16)
+            packet = bytearray(sealed(writer, bytes(107)))
+            packet[3] ^= 16  # 112 becomes 96, in clear or as the key stream hides it
             self.assert_refused(reader, bytes(packet), PacketError.MAC_ERROR)
 
     def test_length_out_of_bounds(self) -> None:
@@ -171,37 +162,18 @@ class Tampering(SynchronousTestCase):
 class Formats(SynchronousTestCase):
     """What goes onto the wire is what the RFCs say."""
 
-    def test_gcm_layout(self) -> None:
-        """RFC 5647, 7.1-7.3: clear length as associated data, nonce = 4 fixed bytes + counter."""
-        keys = Keys(b"\x00\x01\x02\x03" + struct.pack(">Q", 7), b"k" * 16, b"")
-        sealer = GCMSealer(keys)
-        for counter in (7, 8, 9):
-            packet = sealer.seal(0, b"payload")
-            nonce = keys.iv[:4] + struct.pack(">Q", counter)
-            body = AESGCM(keys.key).decrypt(nonce, packet[4:], packet[:4])
-            self.assertEqual(body[1 : -body[0]], b"payload")
-            self.assertEqual((len(packet) - 4 - 16) % 16, 0)
-
-    def test_gcm_counter_wraps(self) -> None:
-        """The invocation counter is 64 bits wide and wraps (RFC 5647, 7.1)."""
-        keys = Keys(b"\x00\x01\x02\x03" + b"\xff" * 8, b"k" * 16, b"")
-        sealer = GCMSealer(keys)
-        sealer.seal(0, b"last")
-        packet = sealer.seal(1, b"first")
-        AESGCM(keys.key).decrypt(keys.iv[:4] + bytes(8), packet[4:], packet[:4])
-
     def test_sequence_numbers_wrap(self) -> None:
         """Packet numbers are 32 bits wide (RFC 4253, 6.4)."""
         writer, reader = writer_and_reader(b"aes128-ctr", MAC_NAMES[0])
         writer._sequence = reader.sequence = 0xFFFFFFFF
-        self.assertEqual(list(reader.feed(writer.seal(b"last"))), [b"last"])
+        self.assertEqual(list(reader.feed(sealed(writer, b"last"))), [b"last"])
         self.assertEqual(reader.sequence, 0)
-        self.assertEqual(list(reader.feed(writer.seal(b"first"))), [b"first"])
+        self.assertEqual(list(reader.feed(sealed(writer, b"first"))), [b"first"])
 
     def test_padding(self) -> None:
         """At least four bytes of padding, and a whole number of blocks (RFC 4253, 6)."""
         for size in range(1, 40):
-            packet = Plain().seal(0, b"x" * size)
+            packet = plain_packet(b"x" * size)
             length, padding = struct.unpack(">LB", packet[:5])
             self.assertGreaterEqual(padding, 4)
             self.assertEqual(length, len(packet) - 4)
@@ -214,7 +186,7 @@ class Counting(SynchronousTestCase):
     def test_counts_since_the_last_keys(self) -> None:
         """Bytes and packets are counted from the last renewal on."""
         writer, reader = writer_and_reader(*SUITES[0])
-        packet = writer.seal(b"x" * 10)
+        packet = sealed(writer, b"x" * 10)
         list(reader.feed(packet))
         self.assertEqual((writer.bytes_sealed, writer.packets_sealed), (len(packet), 1))
         self.assertEqual((reader.bytes_opened, reader.packets_opened), (len(packet), 1))

@@ -14,7 +14,7 @@ from pipeops_agent.tunnel.ssh.auth import LoginRefused
 from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, fingerprint, peer_text
 from pipeops_agent.tunnel.ssh.messages import MSG_DISCONNECT, MSG_NEWKEYS, MSG_UNIMPLEMENTED
-from pipeops_agent.tunnel.ssh.packets import CIPHERS, MACS
+from pipeops_agent.tunnel.ssh.suites import CIPHERS, MACS
 from tests.tunnel.ssh.pair import HOST_KEY, Handler, Pair
 
 MSG_IGNORE = 2
@@ -326,10 +326,10 @@ class Rekeying(SynchronousTestCase):
         pair = Pair()
         pair.log_in()
         pair.client.sendKexInit()
-        self.assertTrue(pair.client_layer.congested)
+        self.assertTrue(pair.client_layer.turns.congested)
         replies = [pair.client_layer.request(b"ping", bytes([n])) for n in range(3)]
         self.assertEqual(pair.server_requests.globals, [])
         pair.pump()
         self.assertEqual(pair.server_requests.globals, [(b"ping", bytes([n])) for n in range(3)])
         self.assertEqual([self.successResultOf(reply) for reply in replies], [b"pong"] * 3)
-        self.assertFalse(pair.client_layer.congested)
+        self.assertFalse(pair.client_layer.turns.congested)

@@ -1,0 +1,1 @@
+"""The ciphers: one module each, all behind the interface of C{cipher}, named in C{suites}."""
