@@ -2,7 +2,7 @@
 Outages in a real network: two namespaces and a cable that is cut without a word (L{tests.peers.netns}).
 
 The agent's tunnel, in a process of its own, against the Go peer and chisel itself; the whole agent against
-the sandbox. C{PIPEOPS_OUTAGES=1} adds the outages of a minute.
+the sandbox. With C{PIPEOPS_OUTAGES=1} an outage lasts a minute.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
@@ -45,6 +44,8 @@ SLACK: Final = 1.0
 
 STABLE: Final = 2.0
 """The tests' C{tunnel.stable_after}."""
+OUTAGE: Final = 60.0 if os.environ.get("PIPEOPS_OUTAGES") else 20.0
+"""Seconds without a network."""
 SERVER_PORT: Final = 8080
 FORWARD_PORT: Final = 9000
 
@@ -59,12 +60,6 @@ while reader.recv(65536):
 """Connects to a forward's port, where that is, and reads what comes."""
 
 _TUNNEL = str(Path(__file__).with_name("tunnel_process.py"))
-
-
-def require_minutes() -> None:
-    """@raise SkipTest: only the short form is asked for."""
-    if not os.environ.get("PIPEOPS_OUTAGES"):
-        raise SkipTest("takes minutes: PIPEOPS_OUTAGES=1")
 
 
 _NOTHING: Final[Event] = {"state": "none", "forwards": [], "authenticated": 0}
@@ -172,13 +167,8 @@ class Outages(_Base):
         self.assertLess(await tunnel.until_authenticated(2), RETURNS + SLACK)
 
     async def test_outage(self) -> None:
-        """An outage of 20 s: the loss is known within 15 s, SSH authenticated within 3 s of the return."""
-        await self.outage(20.0)
-
-    async def test_long_outage(self) -> None:
-        """An outage of a minute."""
-        require_minutes()
-        await self.outage(60.0)
+        """The loss is known within 15 s, and SSH authenticated within 3 s of the network's return."""
+        await self.outage(OUTAGE)
 
     async def test_server_killed(self) -> None:
         """kill -9 of the server: known at once; 3 s after it is back on its port the tunnel is, too."""
@@ -290,14 +280,8 @@ class AgentOutages(TwistdCase):
         self.assertLess(watch(), RETURNS + SLACK)
 
     async def test_outage(self) -> None:
-        """An outage of 20 s: the loss is known within 15 s, SSH authenticated within 3 s of the return."""
-        await self.outage(20.0)
-
-    async def test_long_outage(self) -> None:
-        """An outage of a minute; heartbeats that failed meanwhile get through again as well."""
-        require_minutes()
-        await self.outage(60.0)
-        await self.agent.says("heartbeat works again")
+        """The loss is known within 15 s, and SSH authenticated within 3 s of the network's return."""
+        await self.outage(OUTAGE)
 
 
 def _ready(line: str) -> Event | None:
