@@ -23,14 +23,6 @@ from twisted.web.iweb import IAgent
 
 from pipeops_agent.clock import WallClock, describe_skew
 from pipeops_agent.controlplane.answer import Answer, parse_date, parse_retry_after, status_error
-from pipeops_agent.controlplane.body import (
-    MAX_BODY,
-    BodyDamaged,
-    BodyTooLong,
-    BytesProducer,
-    UndecodedAgent,
-    read_body,
-)
 from pipeops_agent.controlplane.errors import ApiError
 from pipeops_agent.net import (
     AnswerTooLong,
@@ -39,6 +31,14 @@ from pipeops_agent.net import (
     ConnectProblem,
     TLSFileProblem,
     explain,
+)
+from pipeops_agent.net.bodies import (
+    MAX_BODY,
+    BodyDamaged,
+    BodyTooLong,
+    BytesProducer,
+    UndecodedAgent,
+    read_body,
 )
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
 from pipeops_agent.secrets import Secret

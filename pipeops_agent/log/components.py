@@ -6,9 +6,11 @@ from typing import Final
 
 COMPONENTS: Final = (
     "agent",
+    "cluster",
     "controlplane",
     "events",
     "heartbeat",
+    "lease",
     "log",
     "net",
     "sandbox",

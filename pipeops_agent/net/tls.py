@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from pipeops_agent.net.problems import CertificateFault, CertificateProblem, TLSFileProblem
 from pipeops_agent.net.text import printable
+from pipeops_agent.secrets import Secret
 
 MAX_FILE_BYTES: Final = 4 << 20
 """No certificate, key or CA file is read beyond this."""
@@ -62,9 +63,12 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
     How TLS is spoken to one server.
 
     @ivar min_version: the lowest version spoken.
-    @ivar ca_file: PEM file of the only authorities trusted; empty: those of the system.
-    @ivar cert_file: PEM file of the client's certificate, followed by its chain; empty: none.
-    @ivar key_file: PEM file of its key; empty: the key is in C{cert_file}.
+    @ivar ca_file: PEM file of the only authorities trusted; empty: those of C{ca_data}, or of the system.
+    @ivar cert_file: PEM file of the client's certificate, then its chain; empty: C{cert_data}, or none.
+    @ivar key_file: PEM file of its key; empty: C{key_data}, or the key is in C{cert_file}.
+    @ivar ca_data: the same as C{ca_file}, in memory; so are C{cert_data} and C{key_data}, in PEM form.
+    @ivar server_name: the name that the server's certificate must be for, and that is sent as SNI; empty:
+        the host that is connected to.
     @ivar verify: whether the server must prove who it is.
     """
 
@@ -72,6 +76,10 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+    ca_data: bytes = b""
+    cert_data: bytes = b""
+    key_data: Secret | None = None
+    server_name: str = ""
     verify: bool = True
 
     def for_host(self, host: str) -> HostTLS:
@@ -94,32 +102,45 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
         try:
             context = options.getContext()
         except SSL.Error as error:
+            names = [name for name in (self.cert_file, self.key_file) if name]
+            where = f" ({', '.join(names)})" if names else ""
             raise TLSFileProblem(
-                f"the certificate in {self.cert_file} and the key in {self.key_file or self.cert_file} "
-                "do not belong together"
+                f"the client's certificate and its key do not belong together{where}"
             ) from error
-        return HostTLS(context, host, self)
+        return HostTLS(context, self.server_name or host, self)
 
     def _trust(self) -> Any:
-        if not self.ca_file:
+        if self.ca_file:
+            found = _certificates(_read(self.ca_file, "CA file"), f"CA file {self.ca_file}")
+        elif self.ca_data:
+            found = _certificates(self.ca_data, "the CA's data")
+        else:
             return platformTrust()
-        return trustRootFromCertificates(
-            [Certificate(certificate) for certificate in _certificates(self.ca_file, "CA file")]
-        )
+        return trustRootFromCertificates([Certificate(certificate) for certificate in found])
 
     def _client_certificate(self) -> tuple[crypto.PKey | None, list[crypto.X509]]:
-        if not self.cert_file:
+        if self.cert_file:
+            pem, where = _read(self.cert_file, "certificate file"), f"certificate file {self.cert_file}"
+        elif self.cert_data:
+            pem, where = self.cert_data, "the certificate's data"
+        else:
             return None, []
-        chain = _certificates(self.cert_file, "certificate file")
-        path = self.key_file or self.cert_file
-        pem = _read(path, "key file")
+        chain = _certificates(pem, where)
+        return self._client_key(), chain
+
+    def _client_key(self) -> crypto.PKey:
+        if self.key_data is not None:
+            pem, where = self.key_data.reveal().encode(), "the key's data"
+        else:
+            path = self.key_file or self.cert_file
+            pem, where = _read(path, "key file"), f"key file {path}"
         try:
             # cryptography, not pyOpenSSL: given an encrypted key, that one asks on the terminal.
-            return crypto.PKey.from_cryptography_key(_load_key(pem)), chain
+            return crypto.PKey.from_cryptography_key(_load_key(pem))
         except TypeError as error:
-            raise TLSFileProblem(f"key file {path}: an encrypted or unusable key") from error
+            raise TLSFileProblem(f"{where}: an encrypted or unusable key") from error
         except ValueError as error:
-            raise TLSFileProblem(f"key file {path}: no private key in PEM form") from error
+            raise TLSFileProblem(f"{where}: no private key in PEM form") from error
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -227,9 +248,9 @@ def _read(path: str, what: str) -> bytes:
     return content
 
 
-def _certificates(path: str, what: str) -> list[crypto.X509]:
+def _certificates(pem: bytes, where: str) -> list[crypto.X509]:
     try:
-        found = x509.load_pem_x509_certificates(_read(path, what))
+        found = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise TLSFileProblem(f"{what} {path}: no certificate in PEM form") from error
+        raise TLSFileProblem(f"{where}: no certificate in PEM form") from error
     return [crypto.X509.from_cryptography(certificate) for certificate in found]

@@ -143,7 +143,7 @@ def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     for path, is_set, missing in (
         ("agent.leader_election", settings.agent.leader_election, cluster),
         ("leader_election.strict", settings.leader_election.strict, cluster),
-        ("kubernetes.kubeconfig", bool(settings.kubernetes.kubeconfig), cluster),
+        *((f"kubernetes.{name}", True, cluster) for name in _changed(settings.kubernetes)),
         ("pipeops.cluster_service_account", bool(settings.pipeops.cluster_service_account), cluster),
         ("server.enable_websocket", not settings.server.enable_websocket, "serves no /ws"),
         ("server.enable_sse", not settings.server.enable_sse, "serves no /api/realtime/events"),
@@ -155,6 +155,14 @@ def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     ):
         if is_set:
             yield path, missing
+
+
+def _changed(section: msgspec.Struct) -> Iterator[str]:
+    """The names of what is not the default in a section."""
+    default = type(section)()
+    for name in section.__struct_fields__:
+        if getattr(section, name) != getattr(default, name):
+            yield name
 
 
 def with_default_aliases(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:

@@ -95,6 +95,36 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
             option="kubeconfig",
         ),
     ] = ""
+    context: Annotated[str, About("The kubeconfig's context. Empty: its current one.", Text())] = ""
+    namespaces: Annotated[
+        tuple[str, ...],
+        About(
+            "The only namespaces that the agent reads and acts in. Empty: all that its rights allow.",
+            ListOf(Name(required=True)),
+        ),
+    ] = ()
+    denied_namespaces: Annotated[
+        tuple[str, ...],
+        About("Namespaces that the agent neither reads nor acts in.", ListOf(Name(required=True))),
+    ] = ()
+    labels: Annotated[
+        str,
+        About(
+            "A label selector; of pods, services and workloads only those that it selects are read.", Text()
+        ),
+    ] = ""
+    resync: Annotated[
+        float,
+        About("How often all lists are read anew, whatever their watches say. 0: never.", Duration(0)),
+    ] = 3600.0
+    state_secret: Annotated[
+        str,
+        About("In a pod: the Secret of the agent's namespace that keeps its state.", Name(required=True)),
+    ] = "pipeops-agent-state"  # noqa: S105  # an object's name
+    lease: Annotated[
+        str,
+        About("In a pod: the Lease by which one of several replicas is active.", Name(required=True)),
+    ] = "pipeops-agent"
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):

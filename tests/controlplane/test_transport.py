@@ -20,10 +20,10 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from pipeops_agent.build import build_info
 from pipeops_agent.controlplane import ControlPlaneClient
 from pipeops_agent.controlplane.answer import parse_date, parse_retry_after
-from pipeops_agent.controlplane.body import MAX_BODY
 from pipeops_agent.controlplane.errors import ApiError
 from pipeops_agent.controlplane.messages import Heartbeat, HeartbeatAnswer, Registration
 from pipeops_agent.net import CertificateProblem, ConnectProblem, TLSFileProblem
+from pipeops_agent.net.bodies import MAX_BODY
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model_pipeops import EndpointSettings, PipeopsSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings

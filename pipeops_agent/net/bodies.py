@@ -58,10 +58,13 @@ class UndecodedAgent:
     Hides C{Content-Encoding} from treq, and leaves the decoding to L{read_body}.
 
     treq's own decoder has no limit: a few KiB become gigabytes, and once more for each layer named.
+
+    @param compressed: whether a compressed answer is asked for, as treq always does.
     """
 
-    def __init__(self, agent: IAgent) -> None:
+    def __init__(self, agent: IAgent, *, compressed: bool = True) -> None:
         self._agent = agent
+        self._compressed = compressed
 
     def request(
         self,
@@ -78,6 +81,9 @@ class UndecodedAgent:
             response.headers.setRawHeaders(_ENCODING, encodings)
             return response
 
+        if headers is not None and not self._compressed:
+            headers = headers.copy()
+            headers.removeHeader(b"Accept-Encoding")
         return self._agent.request(method, uri, headers, bodyProducer).addCallback(hide)
 
 

@@ -1,0 +1,87 @@
+"""
+What of the cluster is within reach, whoever asks: the owner's switch and the namespaces that are allowed.
+
+It comes from the local settings alone (C{access.*}, C{kubernetes.namespaces}) and is asked before anything
+else, by lists, watches, logs, exec, operations and proxied requests alike. Rights (RBAC, scopes of tokens)
+come after it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from pipeops_agent.cluster.resources import NAMESPACES, Resource
+from pipeops_agent.settings import Settings
+
+READING: Final = frozenset({"get", "list", "watch", "logs"})
+"""The verbs that change nothing; each of the others is refused where the owner allows reading alone."""
+
+
+class OutOfReach(Exception):
+    """The owner of this cluster does not allow it; the message says which setting decides."""
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The owner's rules.
+
+    @ivar namespaces: the only ones within reach; empty: all. What has no namespace can be read all the same
+        (nodes), except the other namespaces themselves.
+    @ivar denied_namespaces: not within reach even if they are named above.
+    @ivar denied_verbs: operations (C{exec}, C{scale}) and verbs of the API (C{delete}), as people write them.
+    @ivar denied_kinds: C{Secret}, C{secrets} or C{deployments.apps}, in any case of letters.
+    """
+
+    read_only: bool = False
+    namespaces: frozenset[str] = frozenset()
+    denied_namespaces: frozenset[str] = frozenset()
+    denied_verbs: frozenset[str] = frozenset()
+    denied_kinds: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Scope:
+        """The rules in C{settings}."""
+        deny, kubernetes = settings.access.deny, settings.kubernetes
+        return cls(
+            read_only=settings.access.read_only,
+            namespaces=frozenset(kubernetes.namespaces),
+            denied_namespaces=frozenset((*kubernetes.denied_namespaces, *deny.namespaces)),
+            denied_verbs=frozenset(map(str.lower, deny.verbs)),
+            denied_kinds=frozenset(map(str.lower, deny.kinds)),
+        )
+
+    def reaches(self, namespace: str) -> bool:
+        """Whether C{namespace} is within reach."""
+        if namespace in self.denied_namespaces:
+            return False
+        return not self.namespaces or namespace in self.namespaces
+
+    def covers(self, resource: Resource) -> bool:
+        """Whether this kind of objects is within reach."""
+        names = {resource.kind, resource.plural, resource.name}
+        return self.denied_kinds.isdisjoint(name.lower() for name in names)
+
+    def check(self, verb: str, resource: Resource, namespace: str | None, *, name: str = "") -> None:
+        """
+        Let pass what is within reach.
+
+        @param verb: an operation or a verb of the API; the strictest name that fits.
+        @param namespace: None: all of them, or an object that has none.
+        @param name: the object's, where one is meant: a namespace is an object as well.
+        @raise OutOfReach: it is not.
+        """
+        if self.read_only and verb not in READING:
+            raise OutOfReach(f"{verb} is not allowed: access.read_only is set")
+        if verb in self.denied_verbs:
+            raise OutOfReach(f"{verb} is not allowed: access.deny.verbs")
+        if not self.covers(resource):
+            raise OutOfReach(f"{resource.name} are out of reach: access.deny.kinds")
+        within = name if resource.name == NAMESPACES.name else namespace
+        if within and not self.reaches(within):
+            raise OutOfReach(
+                f"namespace {within} is out of reach: kubernetes.namespaces, access.deny.namespaces"
+            )
+        if not within and resource.namespaced and verb not in READING and self.namespaces:
+            raise OutOfReach(f"{verb} needs one of the namespaces in kubernetes.namespaces")
