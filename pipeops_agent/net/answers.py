@@ -25,7 +25,7 @@ class AnswerConnection(ProtocolWrapper):
 
     factory: BoundedAnswers
     _received = 0
-    _too_long = False
+    _too_long = _lost = False
 
     def write(self, data: bytes) -> None:
         self._received = 0
@@ -37,7 +37,8 @@ class AnswerConnection(ProtocolWrapper):
 
     def loseConnection(self) -> None:
         self.disconnecting = 1
-        self.abortConnection()
+        if not self._lost:  # a pool lets go of connections that have just ended, too: TLS would raise
+            self.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
@@ -48,6 +49,7 @@ class AnswerConnection(ProtocolWrapper):
             self.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
         if self._too_long:
             reason = Failure(AnswerTooLong(f"the answer is longer than {self.factory.limit} bytes"))
         super().connectionLost(reason)

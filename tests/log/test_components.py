@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+import pipeops_agent
 from pipeops_agent.log import agentlog
 from pipeops_agent.log.components import COMPONENTS, is_component
-from tests.quality.checkout import modules
 
 
 def namespaces() -> set[str]:
     """The namespace of every logger of the package."""
     return {
         ast.literal_eval(keyword.value)
-        for name, tree in modules().items()
-        if name.startswith("pipeops_agent/")
-        for node in ast.walk(tree)
+        for source in Path(pipeops_agent.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(source.read_text("utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Logger"
         for keyword in node.keywords
         if keyword.arg == "namespace"

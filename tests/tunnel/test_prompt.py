@@ -95,7 +95,7 @@ class PromptTests(SynchronousTestCase):
         self.assertEqual([reason.type for reason in self.lost], [ConnectionDone])
         self.assertEqual(self.theirs.recv(10), b"all")
         self.assertEqual(self.theirs.recv(10), b"")
-        self.assertEqual(self.reactor.removeAll(), [])
+        self.assertEqual((self.reactor.getReaders(), self.reactor.getWriters()), ([], []))
 
     def test_close_after_what_waits(self) -> None:
         """What waits goes out first, in turns of the reactor."""
