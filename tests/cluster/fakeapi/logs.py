@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from twisted.web.server import NOT_DONE_YET, Request
 
-from tests.cluster.fakeapi.server import Asked, FakeApi
+from tests.cluster.fakeapi.server import FakeApi
+from tests.cluster.fakeapi.watches import Asked
 
 
 class Line(NamedTuple):

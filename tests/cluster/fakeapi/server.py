@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pipeops_agent.cluster import resources
 from tests.cluster.fakeapi.faults import Fault
-from tests.cluster.fakeapi.storage import Change, Object, Refused, Storage, merge
+from tests.cluster.fakeapi.patches import json_patch, merge
+from tests.cluster.fakeapi.selectors import Selection
+from tests.cluster.fakeapi.storage import Object, Refused, Storage
+from tests.cluster.fakeapi.validation import check
+from tests.cluster.fakeapi.watches import Asked, Watch, status_of
 
 _PATH = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
@@ -27,18 +32,6 @@ KNOWN = {
 }
 
 
-class Asked(NamedTuple):
-    """What one request is about."""
-
-    verb: str
-    resource: resources.Resource
-    namespace: str | None
-    name: str | None
-    subresource: str
-    query: dict[str, str]
-    user: str
-
-
 Handler = Callable[["FakeApi", Asked, Request], Any]
 Allowed = Callable[[Asked], bool]
 
@@ -47,6 +40,7 @@ class FakeApi(Resource):
     """
     Serves a L{Storage}.
 
+    @param clock: by it watches end when they were asked to; None: when the test says so.
     @ivar users: by token; without any, everybody is C{admin}.
     @ivar allowed: says whether a user may do what is asked; 403 else.
     @ivar handlers: what answers C{resource/subresource} requests: C{pods/log}.
@@ -57,16 +51,17 @@ class FakeApi(Resource):
 
     isLeaf = True
 
-    def __init__(self, storage: Storage | None = None) -> None:
+    def __init__(self, storage: Storage | None = None, clock: IReactorTime | None = None) -> None:
         super().__init__()
         self.storage = storage or Storage()
+        self.clock = clock
         self.git_version = "v1.34.4"
         self.users: dict[str, str] = {}
         self.allowed: Allowed = lambda asked: True
         self.handlers: dict[str, Handler] = {}
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, str, str | None]] = []
-        self.watches: list[_Watch] = []
+        self.watches: list[Watch] = []
         self._pages: dict[str, tuple[int, list[Object]]] = {}
 
     # -- what a test does
@@ -92,6 +87,9 @@ class FakeApi(Resource):
         try:
             return self._answer(request)
         except Refused as refusal:
+            if not refusal.reason:
+                request.setResponseCode(refusal.code)
+                return str(refusal).encode()
             return _refuse(request, refusal)
 
     def _answer(self, request: Request) -> Any:
@@ -108,7 +106,8 @@ class FakeApi(Resource):
                 403,
                 "Forbidden",
                 f'{_full(asked)} is forbidden: User "{asked.user}" cannot {asked.verb} resource'
-                f' "{asked.resource.plural}" in API group "{asked.resource.group}"',
+                f' "{asked.resource.plural}" in API group "{asked.resource.group}" '
+                + (f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"),
             )
         if asked.subresource:
             handler = self.handlers.get(_full(asked))
@@ -125,11 +124,11 @@ class FakeApi(Resource):
         found = _PATH.fullmatch(path)
         query = {name.decode(): values[0].decode() for name, values in (request.args or {}).items()}
         if found is None:
-            raise Refused(404, "NotFound", "the server could not find the requested resource")
+            raise Refused(404, "", "404 page not found")
         group, plural = found["group"] or "", found["plural"]
         resource = KNOWN.get(f"{plural}.{group}" if group else plural)
         if resource is None or resource.version != (found["core"] or found["version"]):
-            raise Refused(404, "NotFound", "the server could not find the requested resource")
+            raise Refused(404, "", "404 page not found")
         name = None if found["name"] is None else unquote(found["name"])
         namespace = None if found["namespace"] is None else unquote(found["namespace"])
         verb = {
@@ -146,18 +145,23 @@ class FakeApi(Resource):
     # -- verbs
 
     def _get(self, asked: Asked, request: Request) -> Any:
-        return _json(request, self.storage.get(asked.resource.name, asked.namespace or "", asked.name or ""))
+        return _whole(asked, request, self.storage.get(*_place(asked)))
 
     def _list(self, asked: Asked, request: Request) -> Any:
         token, limit = asked.query.get("continue", ""), int(asked.query.get("limit", "0") or 0)
+        selection = _selection(asked)
         if token:
-            version, items = self._pages.pop(token, (0, []))
+            if token not in self._pages:
+                raise Refused(400, "BadRequest", "continue key is not valid")
+            version, items = self._pages[token]
             if version < self.storage.oldest:
                 raise Refused(410, "Expired", "The provided continue parameter is too old")
         else:
             version = self.storage.version
             items = [
-                each for each in self.storage.all(asked.resource.name, asked.namespace) if _fits(each, asked)
+                each
+                for each in self.storage.all(asked.resource.name, asked.namespace)
+                if selection.selects(each)
             ]
         meta: dict[str, Any] = {"resourceVersion": str(version)}
         if limit and len(items) > limit:
@@ -172,108 +176,77 @@ class FakeApi(Resource):
         )
 
     def _watch(self, asked: Asked, request: Request) -> Any:
-        version = int(asked.query.get("resourceVersion") or self.storage.version)
-        changes = list(self.storage.since(asked.resource.name, version))
+        selection = _selection(asked)
+        version = int(asked.query.get("resourceVersion") or 0)
         request.setHeader("Content-Type", "application/json")
         request.write(b"")
-        _Watch(self, asked, request, changes)
+        watch = Watch(self, asked, request, selection)
+        try:
+            watch.begin(version, initial=asked.query.get("sendInitialEvents") == "true")
+        except Refused as refusal:
+            watch.fail(refusal)
         return NOT_DONE_YET
 
     def _create(self, asked: Asked, request: Request) -> Any:
-        made = self.storage.create(
-            asked.resource.name, asked.namespace or "", _body(request), dry_run=_dry(asked)
-        )
-        return _json(request, made, code=201)
+        given = _given(asked, _body(request))
+        if asked.resource.name == "pods":
+            given = {**given, "status": {"phase": "Pending", **(given.get("status") or {})}}
+        made = self.storage.create(asked.resource.name, asked.namespace or "", given, dry_run=_dry(asked))
+        return _whole(asked, request, made, code=201)
 
     def _update(self, asked: Asked, request: Request) -> Any:
-        made = self.storage.replace(
-            asked.resource.name, asked.namespace or "", asked.name or "", _body(request), dry_run=_dry(asked)
-        )
-        return _json(request, made)
+        given = _given(asked, _body(request))
+        name = (given.get("metadata") or {}).get("name", asked.name)
+        if name != asked.name:
+            message = f"the name of the object ({name}) does not match the name on the URL ({asked.name})"
+            raise Refused(400, "BadRequest", message)
+        return _whole(asked, request, self.storage.replace(*_place(asked), given, dry_run=_dry(asked)))
 
     def _patch(self, asked: Asked, request: Request) -> Any:
-        place = (asked.resource.name, asked.namespace or "", asked.name or "")
-        patch, kind = _body(request), request.getHeader("content-type") or ""
+        place = _place(asked)
+        kind = request.getHeader("content-type") or ""
+        if kind == "application/json-patch+json":
+            patched = json_patch(self.storage.get(*place), _body(request, list))
+            return _whole(asked, request, self.storage.replace(*place, patched, dry_run=_dry(asked)))
+        patch = _body(request)
         if kind == "application/apply-patch+yaml":
             if "fieldManager" not in asked.query:
                 raise Refused(422, "Invalid", "fieldManager: Required value: is required for apply patch")
             try:
                 self.storage.get(*place)
             except Refused:
-                made = self.storage.create(place[0], place[1], patch, dry_run=_dry(asked))
-                return _json(request, made, code=201)
+                made = self.storage.create(*place[:2], _given(asked, patch), dry_run=_dry(asked))
+                return _whole(asked, request, made, code=201)
         elif kind not in ("application/merge-patch+json", "application/strategic-merge-patch+json"):
             raise Refused(415, "UnsupportedMediaType", f"the body of the request was in {kind}")
-        merged = merge(self.storage.get(*place), patch)
-        return _json(request, self.storage.replace(*place, merged, dry_run=_dry(asked)))
+        strategic = kind != "application/merge-patch+json"
+        merged = _given(asked, merge(self.storage.get(*place), patch, strategic=strategic))
+        return _whole(asked, request, self.storage.replace(*place, merged, dry_run=_dry(asked)))
 
     def _delete(self, asked: Asked, request: Request) -> Any:
         options = _body(request)
         conditions = options.get("preconditions") or {}
         gone = self.storage.delete(
-            asked.resource.name,
-            asked.namespace or "",
-            asked.name or "",
+            *_place(asked),
             dry_run="dryRun" in options,
+            finalizer=_FINALIZERS.get(options.get("propagationPolicy"), ""),
             uid=conditions.get("uid"),
             resourceVersion=conditions.get("resourceVersion"),
         )
-        return _json(request, gone)
+        return _whole(asked, request, gone)
 
 
-class _Watch:
-    """One watch that is being served."""
-
-    def __init__(self, api: FakeApi, asked: Asked, request: Request, changes: list[Change]) -> None:
-        self._api = api
-        self._asked = asked
-        self.request = request
-        self._stop = api.storage.on_change(self._changed)
-        api.watches.append(self)
-        request.notifyFinish().addBoth(lambda _: self._forget())
-        for change in changes:
-            self._changed(change)
-
-    def _changed(self, change: Change) -> None:
-        asked = self._asked
-        if change.resource != asked.resource.name or not _fits(change.object, asked):
-            return
-        if asked.namespace is None or change.object["metadata"].get("namespace") == asked.namespace:
-            self._write(change.type, change.object)
-
-    def bookmark(self) -> None:
-        """Say how far the watch is."""
-        meta = {"resourceVersion": str(self._api.storage.version), "creationTimestamp": None}
-        self._write("BOOKMARK", {"kind": self._asked.resource.kind, "metadata": meta})
-
-    def end(self, *, cut: bool) -> None:
-        """End the answer, or lose the connection in the middle of it."""
-        if cut:
-            self.request.loseConnection()
-        else:
-            self.request.finish()
-
-    def _write(self, kind: str, found: Object) -> None:
-        self.request.write(json.dumps({"type": kind, "object": found}).encode() + b"\n")
-
-    def _forget(self) -> None:
-        self._stop()
-        if self in self._api.watches:
-            self._api.watches.remove(self)
+_FINALIZERS = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
-def _fits(found: Object, asked: Asked) -> bool:
-    """Whether an object is what the selectors select: equalities of labels, and the name or namespace."""
-    labels = found["metadata"].get("labels") or {}
-    for part in filter(None, asked.query.get("labelSelector", "").split(",")):
-        key, _, value = part.partition("=")
-        if labels.get(key) != value:
-            return False
-    for part in filter(None, asked.query.get("fieldSelector", "").split(",")):
-        key, _, value = part.partition("=")
-        if found["metadata"].get(key.removeprefix("metadata.")) != value:
-            return False
-    return True
+def _selection(asked: Asked) -> Selection:
+    return Selection(
+        asked.resource.name, asked.query.get("labelSelector", ""), asked.query.get("fieldSelector", "")
+    )
+
+
+def _place(asked: Asked) -> tuple[str, str, str]:
+    return asked.resource.name, asked.namespace or "", asked.name or ""
 
 
 def _full(asked: Asked) -> str:
@@ -284,16 +257,28 @@ def _dry(asked: Asked) -> bool:
     return asked.query.get("dryRun") == "All"
 
 
-def _body(request: Request) -> Any:
+def _body(request: Request, kind: type = dict) -> Any:
     assert request.content is not None
     raw = request.content.read()
     try:
         found = json.loads(raw) if raw else {}
     except ValueError as error:
         raise Refused(400, "BadRequest", f"the object provided is unrecognized: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(found, kind):
         raise Refused(400, "BadRequest", "the object provided is unrecognized")
     return found
+
+
+def _given(asked: Asked, body: Object) -> Object:
+    """What is kept of an object that was sent: not what kind it is, which its place says."""
+    check(asked.resource.name, body)
+    return {key: value for key, value in body.items() if key not in ("kind", "apiVersion")}
+
+
+def _whole(asked: Asked, request: Request, found: Object, code: int = 200) -> bytes:
+    """An object by itself, which says what it is."""
+    resource = asked.resource
+    return _json(request, {"kind": resource.kind, "apiVersion": resource.api_version, **found}, code)
 
 
 def _json(request: Request, value: Any, code: int = 200) -> bytes:
@@ -303,15 +288,7 @@ def _json(request: Request, value: Any, code: int = 200) -> bytes:
 
 
 def _refuse(request: Request, refusal: Refused) -> bytes:
-    status: dict[str, Any] = {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": str(refusal),
-        "reason": refusal.reason,
-        "code": refusal.code,
-    }
+    status = status_of(refusal)
     if refusal.retry_after is not None:
         status["details"] = {"retryAfterSeconds": refusal.retry_after}
         request.setHeader("Retry-After", str(refusal.retry_after))

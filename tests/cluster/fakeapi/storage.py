@@ -21,12 +21,13 @@ class Refused(Exception):
 
 
 class Change(NamedTuple):
-    """One entry of the history."""
+    """One entry of the history. C{before}: what it was until then, where it is modified."""
 
     version: int
     resource: str
     type: str
     object: Object
+    before: Object | None = None
 
 
 class Storage:
@@ -117,14 +118,30 @@ class Storage:
         if made.get("spec") != before.get("spec"):
             meta["generation"] = before["metadata"].get("generation", 0) + 1
         meta["resourceVersion"] = before["metadata"]["resourceVersion"]
+        if "deletionTimestamp" in before["metadata"]:
+            meta["deletionTimestamp"] = before["metadata"]["deletionTimestamp"]
+            if not meta.get("finalizers"):
+                return made if dry_run else self._remove(resource, namespace, name, made)
         if made == before:
             return before  # what changes nothing makes no new version
         return self._keep(resource, "MODIFIED", made, dry_run)
 
     def delete(
-        self, resource: str, namespace: str, name: str, *, dry_run: bool = False, **conditions: str | None
+        self,
+        resource: str,
+        namespace: str,
+        name: str,
+        *,
+        dry_run: bool = False,
+        finalizer: str = "",
+        **conditions: str | None,
     ) -> Object:
-        """Remove an object. @raise Refused: 404; 409, it is not the one of C{uid}, C{resourceVersion}."""
+        """
+        Remove an object; or mark it, where something has to be done before: it has finalizers.
+
+        @param finalizer: one more.
+        @raise Refused: 404; 409, it is not the one of C{uid}, C{resourceVersion}.
+        """
         before = self.get(resource, namespace, name)
         for key, value in conditions.items():
             if value and before["metadata"][key] != value:
@@ -132,35 +149,32 @@ class Storage:
                 raise Refused(409, "Conflict", f"the {key} in the precondition ({value}) is not {found}")
         if dry_run:
             return before
+        marked = copy.deepcopy(before)
+        meta = marked["metadata"]
+        finalizers = [*(meta.get("finalizers") or ()), *([finalizer] if finalizer else ())]
+        if not finalizers:
+            return self._remove(resource, namespace, name, marked)
+        meta["finalizers"] = finalizers
+        meta.setdefault("deletionTimestamp", self._now())
+        return before if marked == before else self._keep(resource, "MODIFIED", marked, dry_run=False)
+
+    def _remove(self, resource: str, namespace: str, name: str, last: Object) -> Object:
         del self._objects[resource][namespace, name]
-        return self._note(resource, "DELETED", copy.deepcopy(before))
+        return self._note(resource, "DELETED", last)
 
     def _keep(self, resource: str, kind: str, made: Object, dry_run: bool) -> Object:
         if dry_run:
             return made
-        made = self._note(resource, kind, made)
         meta = made["metadata"]
-        self._objects.setdefault(resource, {})[meta.get("namespace", ""), meta["name"]] = made
-        return made
+        objects, key = self._objects.setdefault(resource, {}), (meta.get("namespace", ""), meta["name"])
+        before, objects[key] = objects.get(key), made
+        return self._note(resource, kind, made, before)
 
-    def _note(self, resource: str, kind: str, made: Object) -> Object:
+    def _note(self, resource: str, kind: str, made: Object, before: Object | None = None) -> Object:
         self.version += 1
         made["metadata"]["resourceVersion"] = str(self.version)
-        change = Change(self.version, resource, kind, copy.deepcopy(made))
+        change = Change(self.version, resource, kind, copy.deepcopy(made), before)
         self._history.append(change)
         for told in tuple(self._watchers.values()):
             told(change)
         return made
-
-
-def merge(into: Any, patch: Any) -> Any:
-    """A JSON merge patch (RFC 7386)."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    result = dict(into) if isinstance(into, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merge(result.get(key), value)
-    return result
