@@ -111,6 +111,7 @@ func (c *session) run() error {
 			return err
 		}
 	}
+	defer c.live.remove(c)
 	listeners, err := c.configure(requests)
 	if err != nil {
 		c.emit("configured", facts{"ok": false, "error": err.Error()})
@@ -121,8 +122,6 @@ func (c *session) run() error {
 		return err
 	}
 	defer closeAll(listeners)
-	c.live.add(c)
-	defer c.live.remove(c)
 	go c.answer(requests)
 	go c.refuse(opens)
 	for i, l := range listeners {
@@ -168,6 +167,7 @@ func (c *session) configure(requests <-chan *ssh.Request) ([]net.Listener, error
 	for i, l := range listeners {
 		bound[i] = facts{"addr": l.Addr().String(), "target": c.settings.Remotes[i].target()}
 	}
+	c.live.add(c) // before it is said: an order may follow at once
 	c.emit("configured", facts{"ok": true, "version": c.settings.Version, "bound": bound})
 	if err := r.Reply(true, c.mode.oddReply); err != nil {
 		closeAll(listeners)
