@@ -102,11 +102,10 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
         try:
             context = options.getContext()
         except SSL.Error as error:
-            names = [name for name in (self.cert_file, self.key_file) if name]
-            where = f" ({', '.join(names)})" if names else ""
-            raise TLSFileProblem(
-                f"the client's certificate and its key do not belong together{where}"
-            ) from error
+            pair = "the client's certificate and its key"
+            if self.cert_file:
+                pair = f"the certificate in {self.cert_file} and the key in {self.key_file or self.cert_file}"
+            raise TLSFileProblem(f"{pair} do not belong together") from error
         return HostTLS(context, self.server_name or host, self)
 
     def _trust(self) -> Any:

@@ -182,7 +182,9 @@ class Lines:
         For when something is stuck: nothing that a line does then may be in the way.
         """
         self._abandoned = True
-        self._end_draining(why)
+        for look in self._draining.values():
+            look.cancel()
+        self._draining.clear()  # they retire, so they are among those below
         for line in self._all():
             try:
                 line.disable(why)
@@ -338,13 +340,11 @@ class Lines:
 
     async def _open(self, line: Line, target: Target) -> Session:
         """Open what can be had of C{target}, when nothing that retires holds one of its ports any more."""
-        if self._abandoned:
-            raise SessionError("session", "given up with everything else")
         while (blocking := self._blocking(line, target)) is not None:
             await blocking.when_quiet()
         try:
             opened = await open_most(
-                lambda remotes: self._open_session(line, Target(target.server, remotes)),
+                lambda remotes: self._attempt(line, Target(target.server, remotes)),
                 target.remotes,
                 line.failures,
                 lambda remote, reason: self._explain(target.server, remote, reason),
@@ -354,6 +354,12 @@ class Lines:
             raise
         self._refused(opened.refused)
         return opened.session
+
+    async def _attempt(self, line: Line, target: Target) -> Session:
+        """One attempt; none where everything was given up while it was waited for."""
+        if self._abandoned:
+            raise SessionError("session", "given up with everything else")
+        return await self._open_session(line, target)
 
     def _blocking(self, line: Line, target: Target) -> Line | None:
         """A line that retires, and holds yet what C{line} needs."""

@@ -266,7 +266,10 @@ class TunnelManager(Service):
         self._former.abandon(why)
         self._journal.replaced(self._former.main, self._lines.main)
         for session in tuple(self._held):
-            session.abort(why)
+            try:
+                session.abort(why)
+            except Exception:
+                _log.failure("a session could not be cut")
         self._opener = self._make_opener()
         self._board.set_tunnel(rebuilds=tunnel.rebuilds + 1)
         self._board.announce("rebuilt", why=why, **said)
@@ -344,7 +347,7 @@ class TunnelManager(Service):
             self._contact()
             self._flapping.connected()
             self.on_connected()
-        elif entry.lost and entry.problem is not None:
+        elif self.running and entry.lost and entry.problem is not None:
             self._flapping.lost(entry.lasted, entry.problem.sentence)
         if self.running:
             self._check_fatal(line, entry)

@@ -31,8 +31,9 @@ Write = Callable[[bytes | memoryview], None]
 def tune(transport: Any) -> None:
     """Make a TCP connection send small packets at once, and read large pieces."""
     transport.setTcpNoDelay(True)
-    if _is_tcp(transport):
-        transport.bufferSize = BUFFER
+    below: Any = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
+    if _is_tcp(below):
+        below.bufferSize = BUFFER
 
 
 def prompt_writer(transport: Any) -> Write:

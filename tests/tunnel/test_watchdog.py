@@ -176,6 +176,23 @@ class RebuildTests(ManagerCase):
         self.assertEqual((line.state, len(rig.opener.attempts)), ("waiting", 2))
         disable("the end of the test")
 
+    def test_a_session_that_can_not_be_cut(self) -> None:
+        """A session that raises when it is cut keeps nothing from being made anew."""
+        rig = self.rig()
+        session = rig.connect(8000)
+        session.slow = True
+
+        def fail(why: str) -> None:
+            raise ZeroDivisionError
+
+        self.patch(session, "abort", fail)
+        openers = len(rig.opener.attempts)
+        pass_time(rig.clock, LATEST)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertGreater(len(rig.opener.attempts), openers)
+        rig.opener.last.accept()
+        self.assertEqual(rig.state, "connected")
+
     def test_a_long_outage(self) -> None:
         """In a long outage there is one rebuild after the other; each outage has its records once."""
         rig = self.rig()
