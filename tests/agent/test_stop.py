@@ -29,6 +29,7 @@ class StopTests(House):
         """Readiness off, the tunnel down, then the heartbeat C{stopping}, and the port is closed last."""
         self.start_agent()
         await self.until_connected()
+        await look_until(lambda: self.known.status == "active", "a heartbeat that knows of the tunnel")
         seen: list[str] = []
         port = self.agent.settings.server.port
         asked = Tasks()
