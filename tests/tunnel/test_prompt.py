@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.ssl import CertificateOptions, KeyPair
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection, Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -18,9 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.tunnel.prompt import BUFFER, close_now, prompt_writer, tune
 from pipeops_agent.tunnel.randomness import RandomPool
+from tests.net.authority import Authority
 from tests.tunnel.rig import Pipe
 
-CERTIFICATE: Any = KeyPair.generate(size=2048).selfSignedCert(1, commonName=b"test")
+IDENTITY: Final = Authority().issue("test")
 
 
 class Taker(Protocol):
@@ -130,8 +131,7 @@ class PromptTests(SynchronousTestCase):
 
     def tls(self) -> tuple[Any, Any]:
         """A TLS layer above the connection, and its other end; they have shaken hands."""
-        key, certificate = CERTIFICATE.privateKey.original, CERTIFICATE.original
-        options = CertificateOptions(privateKey=key, certificate=certificate)
+        options = IDENTITY.server_options()
         server = TLSMemoryBIOFactory(options, False, Factory.forProtocol(Taker), clock=Clock())
         client = TLSMemoryBIOFactory(CertificateOptions(), True, Factory.forProtocol(Taker), clock=Clock())
         client.protocol = TLSMemoryBIOProtocol
