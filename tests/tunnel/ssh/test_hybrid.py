@@ -19,7 +19,7 @@ from tests.tunnel.ssh.pair import HOST_KEY, NEVER, Pair
 RIGHT = fingerprint(HOST_KEY.public().blob())
 
 
-# Where the OpenSSL has no ML-KEM, or the Conch no name for it, it is not offered: then there is nothing to test.
+# Where the OpenSSL has no ML-KEM, or the Conch no name for it, it is not offered: nothing is to be tested.
 if TYPE_CHECKING or hybrid_supported():
     _Needs = SynchronousTestCase
 else:
