@@ -42,6 +42,9 @@ MAX_MESSAGE: Final = 1024 * 1024
 MAX_HANDSHAKE: Final = 64 * 1024
 """The most bytes that the answer to the upgrade may have."""
 
+BUFFER: Final = 256 * 1024
+"""Bytes read at once from the connection, and those that may wait to be written before all channels pause."""
+
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that the peer has to answer a close frame before the connection is cut."""
 
@@ -163,7 +166,7 @@ class _Carrier(TwistedProtocol):
         self._frames = frames = FrameReader(masked=self.factory.isServer, limit=MAX_MESSAGE)
         self._outbox = Outbox(self.send_frames, masked=not self.factory.isServer)
         self._write = prompt_writer(self.transport)
-        tune(self.transport)
+        tune(self.transport, BUFFER)
         self.transport.registerProducer(self, True)
         self._inner.makeConnection(CarrierTransport(self, self._outbox))
         self._owner.carrier_open()

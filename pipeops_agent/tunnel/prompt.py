@@ -18,9 +18,6 @@ from twisted.internet.tcp import Connection
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
-BUFFER: Final = 256 * 1024
-"""Bytes read at once, and bytes that may wait to be written before the producer is paused."""
-
 _DONE: Final = Failure(ConnectionDone())
 """One for all, as Twisted has it: it has no traceback that could keep anything alive."""
 
@@ -28,12 +25,16 @@ Write = Callable[[bytes | memoryview], None]
 """Writes, and does not keep what it was given: its buffer may be used again."""
 
 
-def tune(transport: Any) -> None:
-    """Make a TCP connection send small packets at once, and read large pieces."""
+def tune(transport: Any, buffer: int) -> None:
+    """
+    Make a TCP connection send small packets at once.
+
+    @param buffer: the bytes read at once; as many may wait to be written before the producer is paused.
+    """
     transport.setTcpNoDelay(True)
     below: Any = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
     if _is_tcp(below):
-        below.bufferSize = BUFFER
+        below.bufferSize = buffer
 
 
 def prompt_writer(transport: Any) -> Write:

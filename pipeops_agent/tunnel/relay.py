@@ -25,6 +25,15 @@ from pipeops_agent.tunnel.prompt import Write, close_now, prompt_writer, tune
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.traffic import ChannelTally
 
+READ_LEAST: Final = 32 * 1024
+READ_MOST: Final = 128 * 1024
+"""
+Bytes read at once from the TCP side: the most only after a full read of the least that did not have to wait.
+
+Large reads save calls where one connection has the tunnel to itself. Where many share it they would only fill
+the channels, and the kernel, which makes its receive buffer as large as what is read from it.
+"""
+
 LINGER: Final = 120.0
 """Seconds that the TCP peer has to take what was sent before the end, once the channel is gone."""
 
@@ -57,7 +66,7 @@ class Relay(Protocol):
         self._channel: Channel | None = None
         self._write: Write
         self._held = 0
-        self._full = False
+        self._full = self._waiting = False
         self._connected = self._channel_open = self._producing = self._over = False
         self._linger: IDelayedCall | None = None
 
@@ -65,7 +74,7 @@ class Relay(Protocol):
 
     def connectionMade(self) -> None:
         self._connected = True
-        tune(self.transport)
+        tune(self.transport, READ_LEAST)
         self._write = prompt_writer(self.transport)
         self.transport.registerProducer(self, True)
         self._producing = True
@@ -87,6 +96,8 @@ class Relay(Protocol):
             tally.bytes_out += len(data)
             tally.last_out = self._clock.seconds()
             self._channel.write(data)
+            if len(data) == READ_LEAST and not self._waiting:
+                self.transport.bufferSize = READ_MOST
 
     def readConnectionLost(self) -> None:
         """The TCP peer sends no more."""
@@ -156,11 +167,14 @@ class Relay(Protocol):
         return 0 if self._channel is None else self._channel.send_window
 
     def pause_writing(self) -> None:
+        self._waiting = True
         self.tally.wait_out.begin(self._clock.seconds())
         if self._connected:
+            self.transport.bufferSize = READ_LEAST
             self.transport.pauseProducing()
 
     def resume_writing(self) -> None:
+        self._waiting = False
         self.tally.wait_out.end(self._clock.seconds())
         if self._connected:
             self.transport.resumeProducing()

@@ -57,6 +57,8 @@ class Names:
 class Socket(StringTransportWithDisconnection):
     """A TCP connection in memory: half-close, producers, and what was asked of it."""
 
+    bufferSize = 0  # noqa: N815 - Twisted's name
+
     def __init__(self, protocol: Relay) -> None:
         super().__init__()
         self.protocol: Any = protocol

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from pipeops_agent.net.problems import LookupProblem
-from pipeops_agent.tunnel.relay import LINGER
+from pipeops_agent.tunnel.relay import LINGER, READ_LEAST, READ_MOST
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import OpenRefused
@@ -282,6 +282,24 @@ class Relaying(Forwarding):
         self.pair.pump()
         self.assertEqual(socket.producerState, "producing")
         self.assertEqual(len(handler.data), WINDOW + 1)
+
+    def test_reads_what_goes_through(self) -> None:
+        """Large pieces are read once a small one went through at once, small ones after one had to wait."""
+        channel, handler, socket = self.joined()
+        handler.consume = False
+        socket.protocol.dataReceived(b"x" * (READ_LEAST - 1))
+        self.assertNotEqual(socket.bufferSize, READ_MOST)
+        socket.protocol.dataReceived(b"x" * READ_LEAST)
+        self.assertEqual(socket.bufferSize, READ_MOST)
+        socket.protocol.dataReceived(b"x" * WINDOW)
+        self.assertEqual(socket.bufferSize, READ_LEAST)
+        socket.protocol.dataReceived(b"x" * READ_LEAST)
+        self.assertEqual(socket.bufferSize, READ_LEAST)
+        for _ in range(3):
+            channel.consumed(WINDOW)
+            self.pair.pump()
+        socket.protocol.dataReceived(b"x" * READ_LEAST)
+        self.assertEqual(socket.bufferSize, READ_MOST)
 
     def test_half_close_from_the_far_side(self) -> None:
         """EOF closes the socket's half; its answer still comes back."""

@@ -16,7 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.prompt import BUFFER, close_now, prompt_writer, tune
+from pipeops_agent.tunnel.prompt import close_now, prompt_writer, tune
 from pipeops_agent.tunnel.randomness import RandomPool
 from tests.net.authority import Authority
 from tests.tunnel.rig import Pipe
@@ -194,8 +194,8 @@ class PromptTests(SynchronousTestCase):
         self.addCleanup(accepted.close)
         port: Any = None
         server: Any = Server(accepted, Protocol(), address, port, 1, self.reactor)
-        tune(server)
-        self.assertEqual(server.bufferSize, BUFFER)
+        tune(server, 12345)
+        self.assertEqual(server.bufferSize, 12345)
         self.assertTrue(server.getTcpNoDelay())
 
 
