@@ -65,6 +65,11 @@ class EventHub:
         self._delivering = False
 
     @property
+    def watched(self) -> bool:
+        """Whether there is anybody to tell: what is costly to say need not be made else."""
+        return bool(self._subscriptions)
+
+    @property
     def seq(self) -> int:
         """The number of the last event published; 0 before the first."""
         return self._seq

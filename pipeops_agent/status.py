@@ -121,14 +121,40 @@ class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How often the watchdog has made everything anew."""
 
 
+class KindStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What the list of one kind of objects is worth; see L{pipeops_agent.cluster.reflector.ListStatus}.
+
+    @ivar kind: the plural: C{pods}.
+    @ivar namespace: where there are lists of single namespaces, the one that is worst off.
+    @ivar synced: when it was last known to be the server's, where it is not C{live}.
+    """
+
+    kind: str
+    state: str
+    namespace: str | None = None
+    since: datetime
+    synced: datetime | None = None
+    message: str = ""
+
+
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether there is a Kubernetes API to talk to."""
+    """
+    Whether there is a Kubernetes API to talk to, and what is known by it.
+
+    @ivar lists: empty while nothing is kept: before the registration, on a standby.
+    @ivar usage: where processors' and memory's usage comes from; None: it is not known, and
+        C{usage_message} says why. Else that says what is missing.
+    """
 
     configured: bool = False
     reachable: bool = False
     since: datetime | None = None
     message: str = "no cluster is configured"
     version: str | None = None
+    lists: tuple[KindStatus, ...] = ()
+    usage: str | None = None
+    usage_message: str = ""
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +244,12 @@ class StatusBoard:
         value = msgspec.structs.replace(self._status.registration, **self._cleaned(changes))
         self._replace("agent", "registration", registration=value)
 
+    def stand_by(self, reason: str) -> None:
+        """This agent is active no more: what was true of its registration and its heartbeats is another's."""
+        message = f"standing by: {reason}"
+        self.set_registration(registered=False, since=None, message=message)
+        self._replace("health", "heartbeat", heartbeat=HeartbeatStatus())
+
     def set_heartbeat(self, **changes: Any) -> None:
         """Change fields of L{HeartbeatStatus}."""
         value = msgspec.structs.replace(self._status.heartbeat, **self._cleaned(changes))
@@ -251,11 +283,16 @@ class StatusBoard:
 
     def set_cluster(self, **changes: Any) -> None:
         """Change fields of L{ClusterStatus}."""
-        value = msgspec.structs.replace(self._status.cluster, **self._cleaned(changes))
+        changes = self._cleaned(changes)
+        if "lists" in changes:
+            changes["lists"] = tuple(
+                msgspec.structs.replace(each, message=self._clean(each.message)) for each in changes["lists"]
+            )
+        value = msgspec.structs.replace(self._status.cluster, **changes)
         self._replace("cluster", "cluster", cluster=value)
 
     def _cleaned(self, changes: dict[str, Any]) -> dict[str, Any]:
-        texts = {key: changes[key] for key in ("message", "flapping") if changes.get(key)}
+        texts = {key: changes[key] for key in ("message", "flapping", "usage_message") if changes.get(key)}
         return {**changes, **{key: self._clean(text) for key, text in texts.items()}}
 
     def _clean_attempt(self, attempt: Attempt) -> Attempt:

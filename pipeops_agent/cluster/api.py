@@ -6,7 +6,7 @@ Objects are decoded straight into the caller's type: what that does not name is 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
@@ -76,7 +76,7 @@ class Api:
 
     def acting_with(self, token: Secret | None) -> Api:
         """The same API, with a caller's own token."""
-        return Api(self._transport, token)
+        return Api(self.transport, token)
 
     @property
     def transport(self) -> Transport:
@@ -85,11 +85,11 @@ class Api:
 
     async def call(self, call: Call) -> Answer:
         """Make any call, with this API's token."""
-        return await self._transport.call(self._as_caller(call))
+        return await self.transport.call(self._as_caller(call))
 
     async def stream(self, call: Call) -> BodyStream:
         """Make any call, and read its answer as it comes."""
-        return await self._transport.stream(self._as_caller(call))
+        return await self.transport.stream(self._as_caller(call))
 
     async def version(self) -> Version:
         """Which version the API server is."""
@@ -288,6 +288,23 @@ class Api:
 
     def _as_caller(self, call: Call) -> Call:
         return call if self._token is None else msgspec.structs.replace(call, token=self._token)
+
+
+class LiveApi(Api):
+    """
+    The API of whichever cluster is configured at the moment of each call.
+
+    @param find: gives the way there; raises L{Misconfigured<pipeops_agent.cluster.errors.Misconfigured>}
+        where there is none.
+    """
+
+    def __init__(self, find: Callable[[], Transport]) -> None:
+        self._find = find
+        self._token = None
+
+    @property
+    def transport(self) -> Transport:
+        return self._find()
 
 
 @lru_cache(maxsize=128)

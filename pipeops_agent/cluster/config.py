@@ -126,12 +126,13 @@ def service_account(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUN
         # 1.2: what the API server speaks with whom is the cluster's affair, and some clusters are old.
         tls=ClientTLS(min_version="1.2", ca_file=str(authority)),
         credentials=StaticCredentials(FileToken(token)),
-        namespace=_namespace(directory / "namespace"),
+        namespace=account_namespace(directory),
     )
 
 
-def _namespace(path: Path) -> str | None:
+def account_namespace(directory: Path) -> str | None:
+    """The namespace of a pod's service account; None: that is not mounted."""
     try:
-        return path.read_text("utf-8")[:253].strip() or None
+        return (directory / "namespace").read_text("utf-8")[:253].strip() or None
     except (OSError, UnicodeError):
         return None

@@ -16,6 +16,7 @@ from pipeops_agent.cluster.objects import KINDS, Object
 from pipeops_agent.cluster.reflector import ListStatus
 
 Kept = TypeVar("Kept", bound=Object)
+Told = TypeVar("Told", bound=Callable[..., None])
 
 _WORST: Final = ("broken", "listing", "pending", "denied", "absent", "live")
 """What is said of a store that several lists keep: the first of these that one of them is in."""
@@ -34,11 +35,15 @@ class Store(Generic[Kept]):
     The objects of one kind, by key.
 
     @param changed: told of every change, after it was made.
+    @param noted: told when the state of one of its lists is another one.
     """
 
-    def __init__(self, kind: str, changed: Callable[[Change], None]) -> None:
+    def __init__(
+        self, kind: str, changed: Callable[[Change], None], noted: Callable[[str], None] = lambda kind: None
+    ) -> None:
         self.kind = kind
         self._changed = changed
+        self._noted = noted
         self._items: dict[str, Kept] = {}
         self._lists: dict[str | None, ListStatus] = {}
 
@@ -83,13 +88,23 @@ class Store(Generic[Kept]):
 
     def forget(self, namespace: str | None) -> None:
         """This list is not kept any more: its objects go, and its state."""
+        self.clear(namespace)
+        self.release(namespace)
+
+    def clear(self, namespace: str | None) -> None:
+        """The objects of this list go; its state stays."""
         for key in tuple(self.part(namespace).keys()):
             self.drop(key)
-        self._lists.pop(namespace, None)
+
+    def release(self, namespace: str | None) -> None:
+        """Another list keeps these objects now: the state of this one goes, they stay."""
+        if self._lists.pop(namespace, None) is not None:
+            self._noted(self.kind)
 
     def note(self, namespace: str | None, status: ListStatus) -> None:
         """The list of C{namespace} is in another state."""
         self._lists[namespace] = status
+        self._noted(self.kind)
 
 
 class StorePart:
@@ -116,7 +131,10 @@ class Inventory:
 
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[Change], None]] = {}
-        self._stores: dict[str, Store[Any]] = {kind.name: Store(kind.name, self._tell) for kind in KINDS}
+        self._watchers: dict[object, Callable[[str], None]] = {}
+        self._stores: dict[str, Store[Any]] = {
+            kind.name: Store(kind.name, self._tell, self._noted) for kind in KINDS
+        }
 
     def __getitem__(self, kind: str) -> Store[Any]:
         return self._stores[kind]
@@ -126,14 +144,27 @@ class Inventory:
 
     def on_change(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Call C{listener} with every change from now on; the result, called, ends that."""
-        key = object()
-        self._listeners[key] = listener
+        return _keep(self._listeners, listener)
 
-        def stop() -> None:
-            self._listeners.pop(key, None)
-
-        return stop
+    def on_status(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call C{listener} with the kind whenever the state of one of its lists has changed."""
+        return _keep(self._watchers, listener)
 
     def _tell(self, change: Change) -> None:
         for listener in tuple(self._listeners.values()):
             listener(change)
+
+    def _noted(self, kind: str) -> None:
+        for watcher in tuple(self._watchers.values()):
+            watcher(kind)
+
+
+def _keep(listeners: dict[object, Told], listener: Told) -> Callable[[], None]:
+    """Keep C{listener} until the result is called."""
+    key = object()
+    listeners[key] = listener
+
+    def stop() -> None:
+        listeners.pop(key, None)
+
+    return stop

@@ -129,12 +129,12 @@ def load_kubeconfig(
 
 def _merged(paths: str) -> Any:
     """The files as one C{ConfigNode}: a mapping whose lists hold C{ConfigNode}s that know their file."""
-    # Here, not above: see this module's docstring.
-    from kubernetes.config.kube_config import KubeConfigMerger
-
     for path in filter(None, paths.split(":")):
         if not Path(path).expanduser().exists():
             raise Misconfigured(f"{path}: there is no such file (kubernetes.kubeconfig)")
+    # Here, not above: see this module's docstring.
+    from kubernetes.config.kube_config import KubeConfigMerger
+
     try:
         node = KubeConfigMerger(paths).config
     except Exception as error:  # OSError, yaml's errors, and whatever a wrong shape makes it raise

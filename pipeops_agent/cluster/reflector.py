@@ -95,6 +95,8 @@ class Reflector(Service):
     @param namespace: None: all of them.
     @param labels: a label selector; empty: everything.
     @param resync: seconds after which the whole list is looked at again, whatever the watch says; 0: never.
+
+    @ivar watches: how many watches were begun.
     """
 
     def __init__(
@@ -120,12 +122,18 @@ class Reflector(Service):
         self._resync = resync
         self._random = random
         self._tasks = Tasks()
+        self.watches = 0
         self._version: str | None = None
         self._listed_at = 0.0
         self._status = ListStatus(since=wall())
         self._backoff = Backoff(
             clock, interval=1.0, step=1.0, cap=RETRY_CAP, stable_after=30.0, random=self._jitter
         )
+
+    @property
+    def kind(self) -> str:
+        """What is kept."""
+        return self._kind.name
 
     @property
     def status(self) -> ListStatus:
@@ -168,6 +176,7 @@ class Reflector(Service):
             labels=self._labels,
             seconds=seconds,
         )
+        self.watches += 1
         watch = Watch(self._clock, self._kind, stream, seconds=seconds)
         began = self._clock.seconds()
         try:
@@ -190,7 +199,7 @@ class Reflector(Service):
 
         The sink is changed page by page, so that there are never two whole lists.
         """
-        if self._status.state != "live":
+        if self._status.state in ("pending", "broken"):  # what was denied stays so until it is not
             self._enter("listing")
         gone, continue_ = set(self._sink.keys()), ""
         while True:

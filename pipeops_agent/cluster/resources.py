@@ -84,3 +84,7 @@ STATEFUL_SETS: Final = Resource(group="apps", version="v1", plural="statefulsets
 DAEMON_SETS: Final = Resource(group="apps", version="v1", plural="daemonsets", kind="DaemonSet")
 JOBS: Final = Resource(group="batch", version="v1", plural="jobs", kind="Job")
 LEASES: Final = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
+NODE_METRICS: Final = Resource(
+    group="metrics.k8s.io", version="v1beta1", plural="nodes", kind="NodeMetrics", namespaced=False
+)
+POD_METRICS: Final = Resource(group="metrics.k8s.io", version="v1beta1", plural="pods", kind="PodMetrics")

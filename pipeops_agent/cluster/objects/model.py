@@ -66,6 +66,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     cpu: str = ""
     memory: str = ""
     max_pods: str = ""
+    kubelet_port: int = 0
 
 
 class Pod(Object, frozen=True, kw_only=True, gc=False):

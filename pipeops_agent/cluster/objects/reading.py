@@ -50,6 +50,7 @@ def read_node(node: wire.Node) -> Node:
         cpu=intern(capacity.get("cpu", "")),
         memory=intern(capacity.get("memory", "")),
         max_pods=intern(capacity.get("pods", "")),
+        kubelet_port=status.daemon_endpoints.kubelet_endpoint.port,
     )
 
 

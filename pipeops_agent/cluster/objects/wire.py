@@ -65,6 +65,18 @@ class NodeSpec(msgspec.Struct, rename="camel"):
     provider_id: str = msgspec.field(name="providerID", default="")
 
 
+class DaemonEndpoint(msgspec.Struct):
+    """Where a daemon of the node listens."""
+
+    port: int = msgspec.field(name="Port", default=0)  # written so in the API
+
+
+class DaemonEndpoints(msgspec.Struct, rename="camel"):
+    """C{Node status.daemonEndpoints}."""
+
+    kubelet_endpoint: DaemonEndpoint = msgspec.field(default_factory=DaemonEndpoint)
+
+
 class NodeStatus(msgspec.Struct, rename="camel"):
     """C{Node status}."""
 
@@ -72,6 +84,7 @@ class NodeStatus(msgspec.Struct, rename="camel"):
     addresses: list[Address] | None = None
     capacity: dict[str, str] | None = None
     node_info: NodeInfo = msgspec.field(default_factory=NodeInfo)
+    daemon_endpoints: DaemonEndpoints = msgspec.field(default_factory=DaemonEndpoints)
 
 
 class Node(msgspec.Struct):

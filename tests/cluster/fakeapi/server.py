@@ -95,6 +95,9 @@ class FakeApi(Resource):
     def _answer(self, request: Request) -> Any:
         path = request.path.decode()
         if path == "/version":
+            for fault in self.faults:
+                if fault.befalls(path, "get"):
+                    return _befall(fault, request)
             return _json(request, {"gitVersion": self.git_version, "major": "1", "minor": "34"})
         asked = self._understand(request, path)
         self.seen.append((asked.verb, _full(asked), asked.namespace))
