@@ -1,33 +1,38 @@
 """
 The agent: what starts when, what stops when.
 
-    HTTP  ->  start phase: state, gate, facts  ->  registration  ->  heartbeat, poll, tunnel (L{Parts})
+    HTTP, cluster  ->  state, gate, facts  ->  registration  ->  heartbeat, poll, tunnel (L{Parts})
+                         ^                                                   |
+                         +------- the gate is lost: all of it stops ---------+
 
 Up to the registration everything that goes wrong for good ends the process; nothing after it does, unless the
 settings say so (C{pipeops.reconnect.enabled}). A state that can't be read is waited for.
 
 Stopping goes in this order, each step bounded (L{Shutdown}): readiness off; a start under way; poll, tunnel
-with its channels, heartbeat, one last C{stopping}; the gate; the listeners last.
+with its channels, heartbeat, one last C{stopping}; the cluster's lists; the gate; the way to the cluster; the
+listeners last. An agent that loses the gate stops in the same order, without the last word, and stands by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
 from pipeops_agent.canary import Canaries
+from pipeops_agent.cluster_figures import heartbeat_figures, make_cluster
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.events import EventHub
 from pipeops_agent.facts import Facts, collect_facts, host_sources
-from pipeops_agent.gate import OpenGate, StartGate
+from pipeops_agent.features import standard_features
+from pipeops_agent.gate import StartGate
 from pipeops_agent.health import standard_checks
-from pipeops_agent.identity import establish, new_agent_id
+from pipeops_agent.identity import establish
 from pipeops_agent.log import AgentLog
 from pipeops_agent.metrics import Metrics, ReactorLag
 from pipeops_agent.parts import Common, Parts
@@ -43,7 +48,7 @@ from pipeops_agent.settings import (
     way_to_control_plane,
 )
 from pipeops_agent.shutdown import Shutdown
-from pipeops_agent.sources import Host, state_store, token_source
+from pipeops_agent.sources import Host, home_of, make_agent_id, start_gate, state_store, token_source
 from pipeops_agent.state import Conflict, FileStateStore, StateStore, Stored, Unavailable
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import LiveToken
@@ -64,10 +69,11 @@ class Agent(MultiService):
     @param loaded: the settings at start.
     @param reload: reads all settings again, for SIGHUP.
     @param end: told, once, of the error that ends the agent; stops the process with its status.
-    @param store: keeps the state; by default a file.
-    @param gate: who may be active; by default this one.
+    @param store: keeps the state; by default a file, or in a pod a Secret.
+    @param gate: who may be active; by default this one, or in a pod whoever holds the Lease.
 
     @ivar board: the truth about this agent, and C{hub} where its changes are told.
+    @ivar cluster: the cluster, where there is one; C{features} what can be done now.
     @ivar http: where the agent's own pages are.
     """
 
@@ -91,41 +97,49 @@ class Agent(MultiService):
         self._host = host
         self._reload = reload
         self._end = end
-        self._store = store or state_store(settings, host)
-        self._gate = gate or OpenGate()
         self._tasks = Tasks()
+        self._turn = Tasks()
         self._failed = False
         self._parts: Parts | None = None
         self._tokens = LiveToken(token_source(settings))
         self.hub = EventHub(host.wall)
         self.board = board = StatusBoard(self.hub, host.wall, clean=log.redactor.clean)
         self.metrics = Metrics(board, host.wall, build_info())
-        canaries = Canaries()
-        self._common = Common(
-            reactor=reactor,
-            wall=host.wall,
-            board=board,
-            checks=standard_checks(),
-            metrics=self.metrics,
-            tokens=self._tokens,
-            canaries=canaries,
-            settings=lambda: self._settings,
-            proxies=lambda: self._loaded.proxies,
-            learn=self._learn,
-            end=self._fail,
-        )
+        self.cluster = make_cluster(reactor, settings, host, board, self.hub, self.metrics)
+        self.cluster.on_version = self._cluster_known
+        self._home = home = home_of(settings, host, self.cluster.api)
+        self._store = store or state_store(settings, host, home)
+        self._gate = gate or start_gate(reactor, settings, host, home, self._waits)
+        self.features = standard_features(settings, has_home=home is not None)
+        self._common = common = self._make_common()
         site = build_site(
             reactor,
             board,
-            self._common.checks,
+            common.checks,
             self.metrics,
             settings.server,
             host.wall,
             tokens=self._tokens,
             build=build_info(),
-            more=[canary_route(canaries.answer)],
+            more=[canary_route(common.canaries.answer)],
         )
         self.http = Listener(reactor, site, settings.server)
+
+    def _make_common(self) -> Common:
+        return Common(
+            reactor=self._reactor,
+            wall=self._host.wall,
+            board=self.board,
+            checks=standard_checks(),
+            metrics=self.metrics,
+            tokens=self._tokens,
+            canaries=Canaries(),
+            settings=lambda: self._settings,
+            proxies=lambda: self._loaded.proxies,
+            learn=self._learn,
+            end=self._fail,
+            cluster=lambda: heartbeat_figures(self.cluster, self.board.now.cluster),
+        )
 
     @property
     def settings(self) -> Settings:
@@ -151,11 +165,13 @@ class Agent(MultiService):
             self._fail(_cannot_listen(error))
             return
         _log.info("serving HTTP on {address}", address=self.http.address)
-        self._tasks.spawn(self._start(), "starting the agent")
+        self.cluster.setServiceParent(self)
+        self._tasks.spawn(self._or_fail(self._take_turns()), "starting the agent")
 
-    async def _start(self) -> None:
+    async def _or_fail(self, work: Awaitable[None]) -> None:
+        """Do C{work}; an error that it ends with is the agent's end."""
         try:
-            await self._become_active()
+            await work
         except CancelledError:
             raise
         except FatalError as error:
@@ -164,14 +180,24 @@ class Agent(MultiService):
             _log.failure("the agent could not start")
             self._fail(FatalError(f"the agent could not start: {type(error).__name__}", ExitStatus.FAILURE))
 
-    async def _become_active(self) -> None:
-        """The start phase, the registration, and then everything else."""
+    async def _take_turns(self) -> None:
+        """Be active whenever the gate lets this agent in, until it is lost; which mostly is for ever."""
         stored = await self._establish()
-        assert stored.state is not None
         if isinstance(self._store, FileStateStore):  # in a cluster that is the gate's affair
             self._tasks.spawn(self._hold_state(self._store), "holding the state")
-        self.board.enter("standby")
-        await self._gate.enter()
+        while True:
+            self.board.enter("standby")
+            await self._gate.enter()
+            lost = self._gate.when_lost()
+            self._turn.spawn(self._or_fail(self._become_active(stored)), "becoming active")
+            reason = await lost
+            await self._turn.stop()
+            await self._step_back(reason)
+            stored = await self._establish()  # who was active meanwhile may have changed it
+
+    async def _become_active(self, stored: Stored) -> None:
+        """The rest of the start phase, the registration, and then everything else."""
+        assert stored.state is not None
         self.board.enter("starting")  # no standby any more, and not ready until it is registered
         facts = await self._collect_facts()
         self.board.enter("registering")
@@ -179,6 +205,25 @@ class Agent(MultiService):
         await self._parts.register()
         self.board.enter("running")
         self._parts.start(self)
+        self.cluster.watch()
+
+    async def _step_back(self, reason: str) -> None:
+        """Stop what only the active one does. No last heartbeat: the other replica is the same agent."""
+        self.board.enter("standby")
+        parts = self._parts
+        if parts is not None:
+            shutdown = Shutdown(self._reactor)
+            parts.plan_stop(shutdown, last_word=False)
+            shutdown.step("the cluster's lists", 0.5, self.cluster.unwatch)
+            await shutdown.run()
+            await parts.leave()
+        self._parts = None
+        self.board.stand_by(reason)
+
+    def _waits(self, sentence: str) -> None:
+        """The gate says why this agent waits; of one that is active that is no news here."""
+        if self.board.now.phase in ("standby", "starting"):
+            self.board.set_registration(message=sentence)
 
     async def _establish(self) -> Stored:
         """The state, with an id; a store that is away is waited for: it is not an empty one."""
@@ -188,7 +233,7 @@ class Agent(MultiService):
                 stored = await establish(
                     self._store,
                     configured=self._settings.agent.id,
-                    make=lambda: new_agent_id(self._host.hostname, self._host.random_bytes),
+                    make=lambda: make_agent_id(self._settings, self._host, self._home),
                 )
             except (Unavailable, Conflict) as error:
                 reason = f"waiting for the agent's state: {error}"
@@ -230,8 +275,17 @@ class Agent(MultiService):
             hostname=self._host.hostname,
             region=self._settings.agent.region,
             cloud_provider=self._settings.agent.cloud_provider,
-            sources=host_sources(self._reactor),
+            # Of two that know the same the later one counts: the cluster knows more than the host.
+            sources=[*host_sources(self._reactor), *self.cluster.fact_sources()],
         )
+
+    def _cluster_known(self) -> None:
+        """The cluster was reached for the first time, or is another version now."""
+        if self._parts is not None and self.board.now.registration.registered:
+            self._turn.spawn(self._tell_facts(self._parts), "telling what the cluster is")
+
+    async def _tell_facts(self, parts: Parts) -> None:
+        parts.learn(await self._collect_facts())
 
     def _fail(self, error: FatalError) -> None:
         """Say, once, why the agent ends, and end it."""
@@ -286,6 +340,7 @@ class Agent(MultiService):
         self._log_output.set_levels(settings.logging.level, settings.logging.levels)
         self._learn_own()
         self._tokens.replace(token_source(settings))
+        self.cluster.reconfigure(settings)
         if self._parts is not None:
             self._parts.reconfigure(settings, changes)
         for caution in loaded.cautions:
@@ -311,19 +366,23 @@ class Agent(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        was_active = self.board.now.phase == "running"
         self.board.enter("stopping")
-        await self._plan_stop().run()
+        await self._plan_stop(last_word=was_active).run()
         if isinstance(self._store, FileStateStore):
             self._store.let_go()
         _log.info("stopped")
 
-    def _plan_stop(self) -> Shutdown:
+    def _plan_stop(self, *, last_word: bool) -> Shutdown:
         shutdown = Shutdown(self._reactor)
-        shutdown.step("the start", 0.2, self._tasks.stop)
+        shutdown.step("the start", 0.1, self._tasks.stop)
+        shutdown.step("the registration", 0.1, self._turn.stop)
         if self._parts is not None:
-            self._parts.plan_stop(shutdown)
-        shutdown.step("the start gate", 0.2, self._gate.leave)
-        shutdown.step("the HTTP interface", 0.6, super().stopService)
+            self._parts.plan_stop(shutdown, last_word=last_word)
+        shutdown.step("the cluster's lists", 0.05, self.cluster.unwatch)
+        shutdown.step("the start gate", 0.3, self._gate.leave)
+        shutdown.step("the way to the cluster", 0.05, lambda: maybeDeferred(self.cluster.stopService))
+        shutdown.step("the HTTP interface", 0.4, super().stopService)
         return shutdown
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from pipeops_agent.build import build_info
+from pipeops_agent.cluster.access import ClusterAccess
+from pipeops_agent.cluster.finding import Finder
 from pipeops_agent.errors import ExitStatus
 from pipeops_agent.launch import Surroundings
-from pipeops_agent.settings import report
-from pipeops_agent.sources import kept_states
+from pipeops_agent.settings import Settings, report
+from pipeops_agent.sources import Host, home_of, kept_states
 from pipeops_agent.state import Conflict, StateStore, Unavailable
 from pipeops_agent.web.client import fetch_status
 
@@ -48,8 +51,18 @@ async def reset_state(
 
     @raise SettingsError: where the state is can't be found out.
     """
-    stores = kept_states(around.load(options, token_required=False).settings, around.host())
-    said = [await _forget(store) for store in stores]
+    return await reset_state_of(reactor, around.load(options, token_required=False).settings, around.host())
+
+
+async def reset_state_of(reactor: Any, settings: Settings, host: Host) -> tuple[str, ExitStatus]:
+    """As L{reset_state}, of this host with these settings."""
+    finder = Finder(reactor, settings.kubernetes, host.cluster_surroundings)
+    access = ClusterAccess(reactor, finder, version=build_info().version, observe=lambda *_: None)
+    home = home_of(settings, host, access.api)
+    if home is not None:
+        access.look()
+    said = [await _forget(store) for store in kept_states(settings, host, home)]
+    await access.close()
     lines = [line for line, _ in said if line] or ["there is no state to forget"]
     well = all(done for _, done in said)
     return "\n".join(lines), ExitStatus.OK if well else ExitStatus.FAILURE

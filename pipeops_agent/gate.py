@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
+
 
 class StartGate(Protocol):
     """
@@ -24,6 +26,13 @@ class StartGate(Protocol):
         """Let another be active. Without having entered, and the second time, this does nothing."""
         ...
 
+    def when_lost(self) -> Deferred[str]:
+        """
+        Fires with the reason when this agent, having entered, may be active no more: it stops what it does at
+        once, and may then L{enter} again. Each call gives a Deferred of its own.
+        """
+        ...
+
 
 class OpenGate:
     """The gate of an agent that has no rivals (L{StartGate})."""
@@ -33,3 +42,7 @@ class OpenGate:
 
     async def leave(self) -> None:
         """Do nothing."""
+
+    def when_lost(self) -> Deferred[str]:
+        """Never fires."""
+        return Deferred()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -59,19 +59,19 @@ def _join(name: str, suffix: str) -> str:
     return f"agent-{label or 'host'}-{suffix}"
 
 
-async def establish(store: StateStore, *, configured: str, make: Callable[[], str]) -> Stored:
+async def establish(store: StateStore, *, configured: str, make: Callable[[], Awaitable[str]]) -> Stored:
     """
     The state of this agent, with an id: the stored one, or a new one, which is stored before it is used.
 
     @param configured: the id that the settings ask for; empty: none. It replaces a stored one.
-    @param make: makes a new id, where none is stored.
+    @param make: makes a new id, where none is stored; it may raise L{Unavailable} itself.
     @raise Unavailable: the store can't be read or written: wait, and ask again. No id is made.
     @raise Conflict: others write all the time.
     """
     for _ in range(_ATTEMPTS):
         stored = await store.load()
         if stored.state is None:
-            state = State(agent_id=configured or make())
+            state = State(agent_id=configured or await make())
         elif configured and configured != stored.state.agent_id:
             _log.warn(
                 "the settings name this agent {agent_id}; until now it was {stored_id}",

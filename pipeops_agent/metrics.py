@@ -38,6 +38,11 @@ disable_created_metrics()
 TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_FORMAT: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+_CALL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+MOST_RESOURCES: Final = 200
+"""Kinds of resources that calls are counted by; who asks for more, by whatever names, is counted as other."""
+
 _HEARTBEAT_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 LAG_INTERVAL: Final = 1.0
@@ -47,10 +52,10 @@ LAG_SAMPLES: Final = 60
 
 
 class ClusterCounts(msgspec.Struct, frozen=True):
-    """How much the cluster holds."""
+    """How much the cluster holds; None: that is not known."""
 
-    nodes: int
-    pods: int
+    nodes: int | None
+    pods: int | None
 
 
 class ReactorLag(PeriodicService):
@@ -106,6 +111,14 @@ class Metrics:
             ("verb", "resource", "code"),
             registry=self.registry,
         )
+        self._kubernetes_seconds = Histogram(
+            "pipeops_kubernetes_api_call_duration_seconds",
+            "How long calls to the Kubernetes API took; of streams, until they began.",
+            ("verb",),
+            buckets=_CALL_BUCKETS,
+            registry=self.registry,
+        )
+        self._resources: set[str] = set()
         self._heartbeats = Histogram(
             "pipeops_heartbeat_duration_seconds",
             "How long the heartbeats took that got through.",
@@ -121,9 +134,22 @@ class Metrics:
         """
         self._requests.labels(method, endpoint, str(code)).inc()
 
-    def count_kubernetes_call(self, verb: str, resource: str, code: int) -> None:
-        """The Kubernetes API answered."""
-        self._kubernetes_calls.labels(verb, resource, str(code)).inc()
+    def observe_kubernetes_call(self, verb: str, resource: str, code: int | None, seconds: float) -> None:
+        """
+        An attempt of a call to the Kubernetes API has ended.
+
+        @param code: the answer's status; None: there was none, which is counted as C{error}.
+        """
+        if resource not in self._resources:
+            if len(self._resources) >= MOST_RESOURCES:
+                resource = "other"
+            self._resources.add(resource)
+        self._kubernetes_calls.labels(verb, resource, "error" if code is None else str(code)).inc()
+        self._kubernetes_seconds.labels(verb).observe(seconds)
+
+    def add(self, collector: Collector) -> None:
+        """Ask C{collector} as well, at each scrape."""
+        self.registry.register(collector)
 
     def observe_heartbeat(self, seconds: float) -> None:
         """A heartbeat got through, after so long."""

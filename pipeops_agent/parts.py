@@ -13,13 +13,14 @@ has succeeded, and L{Parts.plan_stop} says in which order they end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import psutil
 from twisted.application.service import MultiService, Service
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -28,11 +29,8 @@ from pipeops_agent.canary import MAX_ANSWER, Canaries, CanaryService
 from pipeops_agent.clock import WallClock, describe_skew
 from pipeops_agent.controlplane import (
     ControlPlaneClient,
-    Heartbeat,
-    HeartbeatAnswer,
     HeartbeatReport,
     HeartbeatService,
-    Registered,
     Registration,
     RegistrationService,
     TunnelPollService,
@@ -59,6 +57,7 @@ from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.manager import TunnelManager
 from pipeops_agent.tunnel.opener import SessionOpener
 from pipeops_agent.tunnel.traffic import ForwardCounters, TrafficCounters
+from pipeops_agent.watched_calls import Registrar, TimedHeartbeats
 
 _log = Logger(namespace="agent")
 
@@ -88,6 +87,7 @@ class Common:
     @ivar proxies: which proxy leads to which target, now; asked for each connection.
     @ivar learn: lets the log mask a secret from now on.
     @ivar end: told of the error that ends the agent.
+    @ivar cluster: what heartbeats carry of the cluster.
     """
 
     reactor: Any
@@ -101,6 +101,7 @@ class Common:
     proxies: Callable[[], Proxies]
     learn: Callable[[Secret], None]
     end: Callable[[FatalError], None]
+    cluster: Callable[[], Mapping[str, str | int]]
 
     @property
     def clock(self) -> IReactorTime:
@@ -121,6 +122,7 @@ class Parts:
         self._common = common
         self._facts = facts
         self._password: Secret | None = None
+        self._started: tuple[Service, ...] = ()
         settings = common.settings()
         self._api = Connector(
             common.reactor, connect_timeout=settings.pipeops.connect_timeout, proxies=common.proxies
@@ -131,7 +133,7 @@ class Parts:
         )
         self.registration = RegistrationService(
             common.clock,
-            _Registrar(client, common.learn),
+            Registrar(client, common.learn),
             settings.pipeops,
             common.board,
             common.wall,
@@ -165,7 +167,7 @@ class Parts:
         common = self._common
         return HeartbeatService(
             common.clock,
-            _TimedHeartbeats(common.clock, client, common.metrics),
+            TimedHeartbeats(common.clock, client, common.metrics),
             common.board,
             common.wall,
             settings.pipeops.reconnect,
@@ -263,6 +265,18 @@ class Parts:
         for name, service in services.items():
             service.setName(name)
             service.setServiceParent(agent)
+        self._started = tuple(services.values())
+
+    async def leave(self) -> None:
+        """Be nobody's children any more, once stopped."""
+        for service in self._started:
+            await maybeDeferred(service.disownServiceParent)
+
+    def learn(self, facts: Facts) -> None:
+        """More is known than at the start, or something else: the control plane is told."""
+        if facts != self._facts:
+            self._facts = facts
+            self.registration.again("what is known of this host or its cluster has changed")
 
     def reconfigure(self, settings: Settings, changes: Changes) -> None:
         """Take in what of the live settings concerns these parts."""
@@ -274,11 +288,14 @@ class Parts:
             self.heartbeat.wake()
             self.poll.wake()
 
-    def plan_stop(self, shutdown: Shutdown) -> None:
+    def plan_stop(self, shutdown: Shutdown, *, last_word: bool) -> None:
         """
         Add the steps that stop these parts: no more orders, then the tunnel, then the last word.
 
         Also where they have not been started.
+
+        @param last_word: whether the control plane hears that this agent stops. Not where another replica is
+            active now: it is the same agent, and goes on.
         """
         shutdown.step("the poll", 0.2, self.poll.stopService)
         shutdown.step("the canary", 0.1, self._canary.stopService)
@@ -286,7 +303,7 @@ class Parts:
         shutdown.step("the token watch", 0.1, self._token_watch.stopService)
         shutdown.step("registering again", 0.1, self.registration.stopService)
         shutdown.step("the heartbeat", 0.1, self.heartbeat.stopService)
-        if self._common.board.now.registration.registered:
+        if last_word and self._common.board.now.registration.registered:
             shutdown.step("the last heartbeat", 1.1, self.heartbeat.send_stopping)
         shutdown.step("the canary's connections", 0.1, self._way_out.close)
         shutdown.step("the connections to the control plane", 0.2, self._api.close)
@@ -304,14 +321,15 @@ class Parts:
             cluster_token=self._cluster_token.current(),
         )
 
-    def _known(self) -> dict[str, str]:
-        """What heartbeats carry besides: the host's load, the cluster's version."""
-        known = {
+    def _known(self) -> dict[str, str | int]:
+        """What heartbeats carry besides: the host's load, or the cluster's where that is known."""
+        known: dict[str, str | int] = {
             "cpu_usage": f"{psutil.cpu_percent(interval=None):.1f}%",
             "memory_usage": f"{psutil.virtual_memory().percent:.1f}%",
         }
         if self._facts.k8s_version is not None:
             known["k8s_version"] = self._facts.k8s_version
+        known.update(self._common.cluster())
         return known
 
     def _obey(self, order: TunnelOrder) -> None:
@@ -357,32 +375,3 @@ class Parts:
         token = self._cluster_token.current()
         if token:
             self._common.learn(token)
-
-
-class _Registrar:
-    """Registers; the token that comes back can't be logged any more by the time that somebody has it."""
-
-    def __init__(self, client: ControlPlaneClient, learn: Callable[[Secret], None]) -> None:
-        self._client = client
-        self._learn = learn
-
-    async def register(self, registration: Registration) -> Registered:
-        answer = await self._client.register(registration)
-        if answer.cluster_token:
-            self._learn(answer.cluster_token)
-        return answer
-
-
-class _TimedHeartbeats:
-    """Sends heartbeats, and lets the metrics know how long each took that got through."""
-
-    def __init__(self, clock: IReactorTime, client: ControlPlaneClient, metrics: Metrics) -> None:
-        self._clock = clock
-        self._client = client
-        self._metrics = metrics
-
-    async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
-        began = self._clock.seconds()
-        answer = await self._client.heartbeat(heartbeat)
-        self._metrics.observe_heartbeat(self._clock.seconds() - began)
-        return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.gate import OpenGate, StartGate
@@ -18,3 +19,12 @@ class OpenGateTests(SynchronousTestCase):
             self.successResultOf(gate.enter())
         for _ in range(2):
             self.successResultOf(gate.leave())
+
+    def test_never_lost(self) -> None:
+        """It is never lost, and each who asks has a Deferred of its own to cancel."""
+        gate: StartGate = OpenGate()
+        first, second = gate.when_lost(), gate.when_lost()
+        self.assertNoResult(first)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertNoResult(second)

@@ -23,6 +23,11 @@ def counting(size: int) -> bytes:
     return bytes(range(size))
 
 
+async def made() -> str:
+    """Make an id."""
+    return "made"
+
+
 class NewAgentIdTests(SynchronousTestCase):
     """The id on a host of its own."""
 
@@ -114,7 +119,7 @@ class EstablishTests(SynchronousTestCase):
     """From the store to an identity."""
 
     def establish(self, store: MemoryStateStore, configured: str = "") -> Stored:
-        stored: Stored = self.successResultOf(establish(store, configured=configured, make=lambda: "made"))
+        stored: Stored = self.successResultOf(establish(store, configured=configured, make=made))
         return stored
 
     def load(self, store: MemoryStateStore) -> Stored:
@@ -158,7 +163,7 @@ class EstablishTests(SynchronousTestCase):
         store = MemoryStateStore()
         store.broken = "away"
 
-        def make() -> str:
+        async def make() -> str:
             self.fail("an id was made")
 
         self.failureResultOf(establish(store, configured="", make=make), Unavailable)
@@ -173,7 +178,7 @@ class EstablishTests(SynchronousTestCase):
     def test_race_for_ever(self) -> None:
         """A store that changes under every attempt is an error, not a loop."""
         store = RacingStore(1000)
-        self.failureResultOf(establish(store, configured="mine", make=lambda: "made"), Conflict)
+        self.failureResultOf(establish(store, configured="mine", make=made), Conflict)
 
     def test_damage_is_passed_on(self) -> None:
         """The note about damage that was set aside is not lost when a new identity is stored."""

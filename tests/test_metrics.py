@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.build import describe
 from pipeops_agent.events import EventHub
 from pipeops_agent.figures import CanaryResult, DialTimes, Flow, FlowStatus, ForwardTraffic, TunnelTraffic
-from pipeops_agent.metrics import ClusterCounts, Metrics, ReactorLag
+from pipeops_agent.metrics import MOST_RESOURCES, ClusterCounts, Metrics, ReactorLag
 from pipeops_agent.status import Attempt, ForwardStatus, StatusBoard, Step
 
 START = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
@@ -121,8 +121,20 @@ class MetricsTests(MetricsCase):
 
     def test_kubernetes_calls(self) -> None:
         """Calls to the Kubernetes API are counted by verb, resource and status."""
-        self.metrics.count_kubernetes_call("list", "pods", 200)
-        self.assertEqual(self.series("pipeops_kubernetes_api_calls_total"), {("200", "pods", "list"): 1})
+        self.metrics.observe_kubernetes_call("list", "pods", 200, 0.2)
+        self.metrics.observe_kubernetes_call("list", "pods", None, 10.0)
+        self.assertEqual(
+            self.series("pipeops_kubernetes_api_calls_total"),
+            {("200", "pods", "list"): 1, ("error", "pods", "list"): 1},
+        )
+        self.assertEqual(self.series("pipeops_kubernetes_api_call_duration_seconds_sum"), {("list",): 10.2})
+
+    def test_many_resources(self) -> None:
+        """Whoever asks for resources of ever new names makes no ever new series."""
+        for number in range(MOST_RESOURCES + 50):
+            self.metrics.observe_kubernetes_call("get", f"things{number}", 404, 0.1)
+        calls = self.series("pipeops_kubernetes_api_calls_total")
+        self.assertEqual((len(calls), calls["404", "other", "get"]), (MOST_RESOURCES + 1, 50))
 
     def test_heartbeat(self) -> None:
         """Last success, failures in a row, and the durations."""
@@ -331,7 +343,7 @@ class FormatTests(MetricsCase):
         self.board.set_tunnel(rtt=0.1, forwards=(ForwardStatus(name="api", local_addr="localhost:1"),))
         self.metrics.read_cluster_from(lambda: ClusterCounts(1, 2))
         self.metrics.count_request("GET", "/x", 200)
-        self.metrics.count_kubernetes_call("get", "pods", 200)
+        self.metrics.observe_kubernetes_call("get", "pods", 200, 0.2)
         self.metrics.observe_heartbeat(1)
         ours = "".join(
             line for line in self.text().splitlines(keepends=True) if re.match(r"(# \w+ )?pipeops_", line)

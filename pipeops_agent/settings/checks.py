@@ -125,8 +125,8 @@ def cautions(settings: Settings) -> Iterator[str]:
         yield "tunnel.allow_insecure: a tunnel server without TLS is accepted"
     if settings.access != AccessSettings():
         yield (
-            "access: the control plane is told; this version of the agent has no operation of its own to"
-            " refuse, and does not look into what the tunnel forwards"
+            "access: the lists of the cluster keep to it, and the control plane is told; this version of the"
+            " agent has no operation of its own to refuse, and does not look into what the tunnel forwards"
         )
     for component in settings.logging.levels:
         if not is_component(component):
@@ -139,12 +139,12 @@ def cautions(settings: Settings) -> Iterator[str]:
 
 def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     """Settings that were set and do nothing, and what is missing: nobody shall rely on them."""
-    cluster = "does not speak to a cluster"
     for path, is_set, missing in (
-        ("agent.leader_election", settings.agent.leader_election, cluster),
-        ("leader_election.strict", settings.leader_election.strict, cluster),
-        *((f"kubernetes.{name}", True, cluster) for name in _changed(settings.kubernetes)),
-        ("pipeops.cluster_service_account", bool(settings.pipeops.cluster_service_account), cluster),
+        (
+            "pipeops.cluster_service_account",
+            bool(settings.pipeops.cluster_service_account),
+            "asks for no account's token",
+        ),
         ("server.enable_websocket", not settings.server.enable_websocket, "serves no /ws"),
         ("server.enable_sse", not settings.server.enable_sse, "serves no /api/realtime/events"),
         (
@@ -155,14 +155,6 @@ def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     ):
         if is_set:
             yield path, missing
-
-
-def _changed(section: msgspec.Struct) -> Iterator[str]:
-    """The names of what is not the default in a section."""
-    default = type(section)()
-    for name in section.__struct_fields__:
-        if getattr(section, name) != getattr(default, name):
-            yield name
 
 
 def with_default_aliases(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:

@@ -170,9 +170,29 @@ class House(TestCase):
         *,
         store: StateStore | None = None,
         proxies: Proxies = DIRECT,
+        host: Host | None = None,
         **how: Any,
     ) -> Agent:
         """Start an agent; it ends with the test."""
+        self.store = store or MemoryStateStore()
+        self.agent = Agent(
+            REACTOR,
+            Loaded(settings or self.settings(), {}, None, proxies=proxies),
+            self.log,
+            host or self.host(),
+            reload=self._load_again,
+            end=self._end,
+            # In a pod it finds its own.
+            store=store if host is not None else self.store,
+            **how,
+        )
+        self.agent.startService()
+        agent = self.agent
+        self.addCleanup(lambda: agent.stopService() if agent.running else None)
+        return agent
+
+    def host(self, **changes: Any) -> Host:
+        """The machine that an agent takes this one for."""
         host = Host(
             hostname="host-of-the-test",
             environ={},
@@ -180,21 +200,7 @@ class House(TestCase):
             wall=utc_now,
             random_bytes=os.urandom,
         )
-        self.store = store or MemoryStateStore()
-        self.agent = Agent(
-            REACTOR,
-            Loaded(settings or self.settings(), {}, None, proxies=proxies),
-            self.log,
-            host,
-            reload=self._load_again,
-            end=self._end,
-            store=self.store,
-            **how,
-        )
-        self.agent.startService()
-        agent = self.agent
-        self.addCleanup(lambda: agent.stopService() if agent.running else None)
-        return agent
+        return msgspec.structs.replace(host, **changes)
 
     def _load_again(self) -> Loaded:
         return self.next_settings()

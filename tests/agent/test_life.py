@@ -12,11 +12,13 @@ from pipeops_agent import parts
 from pipeops_agent.controlplane import heartbeat, registration
 from pipeops_agent.errors import ExitStatus
 from pipeops_agent.sandbox import faults
+from pipeops_agent.scheduling import bounded, sleep
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Loaded, Problem, SettingsError
 from pipeops_agent.settings.model_pipeops import RegistrationSettings
 from pipeops_agent.state import MemoryStateStore, State, Stored, Unavailable
-from tests.agent.house import TOKEN, House, change
+from tests.agent.house import REACTOR, TOKEN, House, change
+from tests.peers.processes import PATIENCE
 
 
 class ClosedStore(MemoryStateStore):
@@ -121,10 +123,11 @@ class StartTests(House):
 
 
 class Gate:
-    """A gate that opens when it is told to."""
+    """A gate that opens when it is told to, and is lost when it is told to."""
 
     def __init__(self) -> None:
         self.opening: Deferred[None] = Deferred()
+        self.losing: Deferred[str] = Deferred()
         self.left = 0
 
     async def enter(self) -> None:
@@ -132,6 +135,14 @@ class Gate:
 
     async def leave(self) -> None:
         self.left += 1
+
+    def when_lost(self) -> Deferred[str]:
+        return self.losing
+
+    def lose(self) -> None:
+        """Somebody else is active now; and this one may be again later."""
+        losing, self.losing, self.opening = self.losing, Deferred(), Deferred()
+        losing.callback("agent-b holds the lease")
 
 
 class GateTests(House):
@@ -151,6 +162,48 @@ class GateTests(House):
         await self.until_connected()
         await self.agent.stopService()
         self.assertEqual(gate.left, 1)
+
+    async def test_lost(self) -> None:
+        """
+        Without the gate the tunnel is closed and nothing is sent any more, a last word neither: the other one
+        is the same agent. It stands by, and is what it was when it is let in again.
+        """
+        gate = Gate()
+        self.start_sandbox()
+        self.start_agent(gate=gate)
+        gate.opening.callback(None)
+        await self.until_connected()
+        first, user = self.known, await self.connect("kubernetes-api")
+        gate.lose()
+        await self.until(lambda status: status.heartbeat.state == "pending", "the standby")
+        await bounded(REACTOR, PATIENCE, user.gone, "the end of the channel")
+        self.assertEqual(await self.get("/ready"), (200, '{"status":"standby"}'))
+        now = self.agent.board.now
+        self.assertEqual((now.phase, now.registration.registered), ("standby", False))
+        self.assertEqual(now.registration.message, "standing by: agent-b holds the lease")
+        count = first.heartbeats
+        await sleep(REACTOR, 3 * self.agent.settings.agent.poll_interval)
+        self.assertEqual((self.known.heartbeats, self.known.status), (count, first.status))
+        self.assertNotEqual(first.status, "stopping")
+        gate.opening.callback(None)
+        await self.until_connected()
+        self.assertEqual(self.known.agent_id, first.agent_id)
+        self.assertEqual(self.known.registration.metadata["cluster_id"], first.cluster_id)
+
+    async def test_lost_while_registering(self) -> None:
+        """A registration under way is given up with the gate, and is no reason to end."""
+        gate = Gate()
+        self.start_sandbox()
+        self.sandbox.faults.add(faults.HalfOpen(call="register"))
+        self.start_agent(gate=gate)
+        gate.opening.callback(None)
+        await self.until(lambda status: status.phase == "registering", "the registration")
+        gate.lose()
+        await self.until(lambda status: status.phase == "standby", "the standby")
+        self.assertEqual(self.fatal, [])
+        self.sandbox.faults.clear()
+        gate.opening.callback(None)
+        await self.until_connected()
 
     async def test_stop_of_a_standby(self) -> None:
         """A standby that is stopped stops waiting."""

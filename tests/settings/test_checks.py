@@ -171,8 +171,11 @@ class CautionTests(SettingsCase):
     def test_without_effect(self) -> None:
         """A setting that does nothing yet is named as soon as it is set, also to what is off by default."""
         for text, path, missing in (
-            ("agent: {leader_election: yes}", "agent.leader_election", "does not speak to a cluster"),
-            ("kubernetes: {kubeconfig: /k}", "kubernetes.kubeconfig", "does not speak to a cluster"),
+            (
+                "pipeops: {cluster_service_account: shop}",
+                "pipeops.cluster_service_account",
+                "asks for no account's token",
+            ),
             ("server: {enable_websocket: no}", "server.enable_websocket", "serves no /ws"),
             ("server: {enable_sse: no}", "server.enable_sse", "serves no /api/realtime/events"),
             (

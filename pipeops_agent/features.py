@@ -1,0 +1,89 @@
+"""The features that depend on the cluster: what is switched on, and whether it works now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from pipeops_agent.health import Feature, FeatureState, Registry
+from pipeops_agent.settings import Settings
+from pipeops_agent.status import AgentStatus, ClusterStatus, KindStatus
+
+_KEPT: Final = ("live", "broken")
+"""The states of a list that has something to show."""
+
+
+def standard_features(settings: Settings, *, has_home: bool) -> Registry[Feature]:
+    """
+    The features that every agent has.
+
+    @param settings: those at start: what they say here needs a restart.
+    @param has_home: whether the agent runs in a pod of its cluster.
+    """
+    features: Registry[Feature] = Registry()
+    features.add(Feature(name="kubernetes", state=_kubernetes))
+    features.add(Feature(name="inventory", state=_inventory))
+    features.add(Feature(name="service_discovery", state=_discovery))
+    features.add(Feature(name="cluster_metrics", state=_cluster_metrics))
+
+    def leader_election(status: AgentStatus) -> FeatureState:
+        if not settings.agent.leader_election:
+            return FeatureState(enabled=False, available=has_home, reason="agent.leader_election is off")
+        if not has_home:
+            reason = "there is a Lease only for an agent in a pod of its cluster (kubernetes.in_cluster)"
+            return FeatureState(enabled=True, available=False, reason=reason)
+        standby = status.phase == "standby"
+        reason = status.registration.message if standby else "this agent is the active one"
+        return FeatureState(enabled=True, available=True, reason=reason)
+
+    features.add(Feature(name="leader_election", state=leader_election))
+    return features
+
+
+def _kubernetes(status: AgentStatus) -> FeatureState:
+    cluster = status.cluster
+    return FeatureState(enabled=cluster.configured, available=cluster.reachable, reason=cluster.message)
+
+
+def _inventory(status: AgentStatus) -> FeatureState:
+    cluster = status.cluster
+    missing = [each for each in cluster.lists if each.state not in _KEPT or each.message]
+    shown = any(each.state in _KEPT for each in cluster.lists)
+    if missing and shown:
+        reason = "; ".join(_why(each) for each in missing)
+    else:
+        reason = _kept(cluster, cluster.lists)
+    return FeatureState(enabled=cluster.configured, available=shown, reason=reason)
+
+
+def _discovery(status: AgentStatus) -> FeatureState:
+    cluster = status.cluster
+    needed = [each for each in cluster.lists if each.kind in ("services", "endpointslices")]
+    available = len(needed) == 2 and all(each.state in _KEPT for each in needed)
+    return FeatureState(enabled=cluster.configured, available=available, reason=_kept(cluster, needed))
+
+
+def _cluster_metrics(status: AgentStatus) -> FeatureState:
+    cluster = status.cluster
+    if cluster.usage is not None:
+        reason = f"from {cluster.usage}" + (f"; {cluster.usage_message}" if cluster.usage_message else "")
+    else:
+        reason = cluster.usage_message or _unwatched(cluster)
+    return FeatureState(enabled=cluster.configured, available=cluster.usage is not None, reason=reason)
+
+
+def _kept(cluster: ClusterStatus, lists: Iterable[KindStatus]) -> str:
+    reasons = [_why(each) for each in lists if each.state != "live" or each.message]
+    if reasons:
+        return "; ".join(reasons)
+    return "all lists are watched" if cluster.lists else _unwatched(cluster)
+
+
+def _unwatched(cluster: ClusterStatus) -> str:
+    if not cluster.configured or not cluster.reachable:
+        return cluster.message
+    return "the cluster is watched once this agent is registered and active"
+
+
+def _why(status: KindStatus) -> str:
+    return f"{status.kind}: {status.state}" + (f" ({status.message})" if status.message else "")
