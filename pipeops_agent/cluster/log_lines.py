@@ -173,7 +173,7 @@ class Seeker:
             self._size = self._check = 0
             if self._candidate:
                 self._count += 1
-            elif piece.stamp and nanoseconds(piece.stamp) > self._highest:
+            elif piece.stamp and self._is_newer(piece.stamp):
                 self.give_up()
                 return piece
         if not self._candidate:
@@ -194,6 +194,13 @@ class Seeker:
             return Piece(piece.stamp, over, False, piece.ends)
         self.over = piece.ends and not over
         return None
+
+    def _is_newer(self, stamp: bytes) -> bool:
+        """Whether C{stamp} is later than all that was handed out."""
+        highest = self._place.highest
+        if stamp[-1:] == highest[-1:] == b"Z" and len(stamp) == len(highest):
+            return stamp > highest
+        return nanoseconds(stamp) > self._highest
 
 
 def nanoseconds(stamp: bytes) -> int:

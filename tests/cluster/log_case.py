@@ -1,4 +1,4 @@
-"""A pod whose log a test writes, read through the fake API server."""
+"""Logs of pods of the fake API server, with what a test reads of them."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class LogCase(FakeApiCase):
         lines: list[bytes] = []
         while len(lines) < count:
             for item in self.read(stream):
-                self.assertIsInstance(item, LogLine)
-                lines.append(item.data)  # type: ignore[union-attr]  # as asserted
+                assert isinstance(item, LogLine), item
+                lines.append(item.data)
         return lines
 
     def marker(self, stream: LogStream, what: str, seconds: float = 0.0) -> LogMarker:
@@ -93,6 +93,11 @@ class LogCase(FakeApiCase):
         assert isinstance(item, LogMarker), item
         self.assertEqual(item.what, what)
         return item
+
+    def check(self, marker: Item, what: str, line: Item, text: bytes) -> None:
+        """A marker of this sort, and a line of C{web} with this text."""
+        assert isinstance(marker, LogMarker), marker
+        self.assertEqual((marker.what, line), (what, LogLine("web", "main", text)))
 
     def refusal(self, kind: type[Any], **request: Any) -> str:
         """Why a log can't be opened."""
