@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pipeops_agent.net.websocket import SilentLog, protocol_options
 from pipeops_agent.tunnel.frames import BINARY, CLOSE, PING, PONG, FrameError, FrameReader, Payload
 from pipeops_agent.tunnel.outbox import Outbox
 from pipeops_agent.tunnel.prompt import Write, prompt_writer, tune
@@ -48,17 +49,7 @@ BUFFER: Final = 256 * 1024
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that the peer has to answer a close frame before the connection is cut."""
 
-PROTOCOL_OPTIONS: Final[dict[str, Any]] = {
-    "maxFramePayloadSize": MAX_MESSAGE,
-    "maxMessagePayloadSize": MAX_MESSAGE,
-    "openHandshakeTimeout": 0,
-    "closeHandshakeTimeout": 0,
-    "autoPingInterval": 0,
-    "autoPingTimeout": 0,
-    "failByDrop": True,
-    "tcpNoDelay": True,
-}
-"""Limits, and no timer that is not ours."""
+PROTOCOL_OPTIONS: Final = protocol_options(MAX_MESSAGE)
 
 _NORMAL_CLOSURE: Final = (1000).to_bytes(2, "big")
 
@@ -99,18 +90,11 @@ class CarrierOwner(Protocol):
         """The peer answered a ping."""
 
 
-class _Silent:
-    """Takes Autobahn's own records: what matters in them is said by the session, once."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
 @implementer(IPushProducer)
 class _Carrier(TwistedProtocol):
     """What both roles share; it stands before Autobahn's protocol in the class order."""
 
-    log = _Silent()
+    log = SilentLog()
 
     # What Autobahn's protocols bring.
     transport: Any
@@ -328,7 +312,7 @@ def client_factory(clock: Any, url: str, user_agent: str, make: Callable[[], Cli
     @param clock: the reactor; Autobahn wants it whole, uses its time only.
     """
     factory: Any = WebSocketClientFactory(url, protocols=[SUBPROTOCOL], useragent=user_agent, reactor=clock)
-    factory.log = _Silent()
+    factory.log = SilentLog()
     factory.noisy = False
     factory.setProtocolOptions(serverConnectionDropTimeout=0, **PROTOCOL_OPTIONS)
     factory.protocol = make
