@@ -34,10 +34,10 @@ from tests.peers.harness import Peers, ServerPeer, Services
 from tests.peers.processes import PATIENCE, Program, flags
 
 SECONDS = float(os.environ.get("PIPEOPS_SOAK_SECONDS") or (180 if os.environ.get("CI") else 45))
-WARM = min(300.0, SECONDS / 3)
-"""Before anything is compared: caches, pools and histories are full by then."""
-
 DROP_EVERY = max(5.0, min(20.0, SECONDS / 12))
+WARM = min(300.0, max(SECONDS / 3, 5 * DROP_EVERY))
+"""Before anything is compared: caches and histories are full by then, and that no session lasts is named."""
+
 SAMPLE_EVERY = max(0.5, min(5.0, SECONDS / 60))
 LOOKS = 20
 """How often to look before it is known what there is at rest; heartbeats and polls come and go."""
