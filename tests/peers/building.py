@@ -26,7 +26,7 @@ def gochisel() -> str:
     @raise SkipTest: there is no Go here; with the environment variable C{CI} set that is an error
         instead, so that a pipeline can't lose these tests unnoticed.
     """
-    program = _cache() / f"gochisel-{_digest()}"
+    program = cache() / f"gochisel-{_digest()}"
     if not program.exists():
         _build(_go(), program)
     return str(program)
@@ -42,7 +42,8 @@ def chisel() -> str:
     return program
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The directory for what is built once and used by every run."""
     named = os.environ.get("PIPEOPS_CACHE", "")
     return Path(named) if named else Path.home() / ".cache" / "pipeops-agent"
 

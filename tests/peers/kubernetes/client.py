@@ -1,0 +1,65 @@
+"""The agent's own client to a real API server, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeops_agent.cluster.api import Api
+from pipeops_agent.cluster.config import ClusterConfig, Credentials, StaticCredentials
+from pipeops_agent.cluster.kubeconfig import load_kubeconfig
+from pipeops_agent.cluster.transport import Transport
+from pipeops_agent.net import ClientTLS, Connector
+from pipeops_agent.secrets import Secret
+from pipeops_agent.tokens import SettingsToken
+from tests.peers.kubernetes.running import KubeCluster
+
+
+class Client:
+    """
+    Makes L{Api}s on the reactor that is given; L{close} ends their connections.
+
+    @ivar observed: verb, resource and code of each call.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._connectors: list[Connector] = []
+        self.observed: list[tuple[str, str, int | None]] = []
+
+    def administrator(self, kube: KubeCluster) -> Api:
+        """With every right, from the kubeconfig."""
+        return self.api(load_kubeconfig(kube.kubeconfig, "", _no_plugin))
+
+    def account(self, kube: KubeCluster, token: str) -> Api:
+        """With the rights of a token."""
+        return self.with_credentials(kube, StaticCredentials(SettingsToken(Secret(token))))
+
+    def with_credentials(self, kube: KubeCluster, credentials: Credentials) -> Api:
+        """With any credentials."""
+        return self.api(
+            ClusterConfig(
+                origin="a test",
+                host=kube.address,
+                port=6443,
+                tls=ClientTLS(ca_file=str(kube.directory / "pki/api/apiserver.crt")),
+                credentials=credentials,
+            )
+        )
+
+    def api(self, config: ClusterConfig) -> Api:
+        """To any server."""
+        connector = Connector(self._reactor, connect_timeout=10.0)
+        self._connectors.append(connector)
+        return Api(Transport(self._reactor, connector, config, version="0", observe=self._observe))
+
+    async def close(self) -> None:
+        """Close the connections that are not in use."""
+        for connector in self._connectors:
+            await connector.close()
+
+    def _observe(self, verb: str, resource: str, code: int | None, seconds: float) -> None:
+        self.observed.append((verb, resource, code))
+
+
+def _no_plugin(*_: Any) -> Credentials:
+    raise AssertionError("the cluster's kubeconfig has no credential plugin")
