@@ -147,6 +147,17 @@ class StockClient:
         return Launched(lab.start(_connected, *arguments), port, began)
 
 
+@dataclass(frozen=True)
+class InformerClient:
+    """client-go's shared informers: they keep a cluster, and no tunnel (L{benchmarks.inventory})."""
+
+    name: str
+    title: str
+
+    def launch(self, lab: Lab, server: Peer, target: str) -> Launched:
+        raise NotImplementedError(f"{self.name} has no tunnel")
+
+
 def _connected(line: str) -> Event | None:
     return {"event": "configured"} if line == "connected" else None
 
@@ -157,6 +168,12 @@ def _login(server: Peer) -> str:
 
 
 def available() -> tuple[Client, ...]:
-    """The clients that can be measured here: Go's only where C{CHISEL} names it."""
-    agent, stock = AgentClient(), StockClient()
-    return (agent, GoClient(), stock) if os.environ.get("CHISEL") else (agent, stock)
+    """The clients that can be measured here: Go's chisel only where C{CHISEL} names it."""
+    tunnels: tuple[Client, ...] = (AgentClient(), StockClient())
+    if os.environ.get("CHISEL"):
+        tunnels = (AgentClient(), GoClient(), StockClient())
+    informers = ("", "JSON"), ("-protobuf", "protobuf")
+    return (
+        *tunnels,
+        *(InformerClient(f"informer{name}", f"client-go informer, {form}") for name, form in informers),
+    )

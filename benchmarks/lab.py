@@ -72,9 +72,16 @@ class Lab:
             await maybeDeferred(self._cleanups.pop())
         self._room.cleanup()
 
-    def start(self, parse: Parser, *arguments: str) -> Program:
+    def start(self, parse: Parser, *arguments: str, stop_signal: str | None = "TERM") -> Program:
         """Start a program near, that ends with the run."""
-        program = spawn(self.reactor, arguments, parse, self.directory, network=self.near.network)
+        program = spawn(
+            self.reactor,
+            arguments,
+            parse,
+            self.directory,
+            network=self.near.network,
+            stop_signal=stop_signal,
+        )
         self._started.append(program)
         self.addCleanup(lambda: Deferred.fromCoroutine(program.kill()))
         return program

@@ -27,6 +27,8 @@ class Scale:
     @ivar busy_channels: open at a stop.
     @ivar idle_seconds: for which an idle client is watched.
     @ivar steady_seconds: for which a steady load is measured, after as long a warm-up.
+    @ivar pods: in the cluster that is kept; C{nodes} likewise.
+    @ivar changing_seconds: for which a thousand of the pods are changed each second.
     """
 
     volume: int
@@ -37,11 +39,14 @@ class Scale:
     busy_channels: int
     idle_seconds: float
     steady_seconds: float
+    pods: int
+    nodes: int
+    changing_seconds: float
 
 
-FULL: Final = Scale(512 << 20, 5000, 1500, 1000, 1 << 20, 500, 30.0, 5.0)
-QUICK: Final = Scale(64 << 20, 500, 200, 1000, 64 << 10, 500, 20.0, 2.0)
-TINY: Final = Scale(1 << 20, 20, 20, 10, 64 << 10, 5, 0.5, 0.3)
+FULL: Final = Scale(512 << 20, 5000, 1500, 1000, 1 << 20, 500, 30.0, 5.0, 30_000, 1000, 60.0)
+QUICK: Final = Scale(64 << 20, 500, 200, 1000, 64 << 10, 500, 20.0, 2.0, 3000, 100, 5.0)
+TINY: Final = Scale(1 << 20, 20, 20, 10, 64 << 10, 5, 0.5, 0.3, 50, 2, 0.5)
 """For the test that everything runs: its figures mean nothing."""
 
 

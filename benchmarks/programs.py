@@ -26,14 +26,16 @@ def spawn(
     *,
     network: str = "",
     environ: Mapping[str, str] | None = None,
+    stop_signal: str | None = "TERM",
 ) -> Program:
     """
     Start C{arguments} in C{directory}; it dies with this process, however that ends.
 
     @param network: the file of the network namespace to run in; empty: this process's own.
+    @param stop_signal: as for L{Program.start}.
     @param environ: all of its environment besides C{PATH}, C{HOME} and C{PYTHONPATH}.
     """
-    program = Program(reactor, parse, "TERM")
+    program = Program(reactor, parse, stop_signal)
     leash = gochisel()
     where = [f"-net={network}"] if network else []
     reactor.spawnProcess(

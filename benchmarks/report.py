@@ -26,9 +26,13 @@ def table(results: Results, measurements: Sequence[Measurement], clients: Sequen
     """
     A row for each figure: median (least-greatest) by client, and the agent's ratio to each other client.
 
-    A ratio is the median of the runs' ratios, not the ratio of the medians.
+    A ratio is the median of the runs' ratios, not the ratio of the medians. Who took no part has no column.
     """
-    first, *others = clients
+    first, *others = [
+        client
+        for client in clients
+        if any(results.values.get(each.name, {}).get(client.name) for each in measurements)
+    ] or clients
     heads = ["", "unit", first.title]
     for other in others:
         heads += [other.title, f"{first.title} / {other.title}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from benchmarks import distance, idle, life, tunnel
+from benchmarks import distance, idle, inventory, life, tunnel
 from benchmarks.clients import Client
 from benchmarks.lab import Lab
 from benchmarks.model import Measurement, Results, Scale, Values
@@ -16,6 +16,7 @@ MEASUREMENTS: Final = (
     *distance.MEASUREMENTS,
     *idle.MEASUREMENTS,
     *life.MEASUREMENTS,
+    *inventory.MEASUREMENTS,
 )
 
 
@@ -45,7 +46,8 @@ async def run_all(
     """
     (warm_up,) = (each for each in MEASUREMENTS if each.name == "start")
     for client in clients:
-        await run_once(reactor, warm_up, client, scale)
+        if client.name in warm_up.clients:
+            await run_once(reactor, warm_up, client, scale)
     for measurement in measurements:
         if obstacle := measurement.obstacle():
             say(f"{measurement.name} is left out: {obstacle}")

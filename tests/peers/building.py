@@ -1,5 +1,5 @@
 """
-The Go peer's program: built once for each state of its sources, into a cache outside the checkout.
+Our programs in Go: each built once for each state of its sources, into a cache outside the checkout.
 
 ``PIPEOPS_CACHE`` names the cache's directory; the default is C{~/.cache/pipeops-agent}.
 """
@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from unittest import SkipTest
 
-_SOURCES = Path(__file__).parent / "gochisel"
+_SOURCES = Path(__file__).parent
 _BUILD_SECONDS = 600
-"""A cold machine downloads three modules and compiles the standard library first."""
+"""A cold machine downloads the modules and compiles the standard library first."""
 
 
 def gochisel() -> str:
@@ -26,10 +26,12 @@ def gochisel() -> str:
     @raise SkipTest: there is no Go here; with the environment variable C{CI} set that is an error
         instead, so that a pipeline can't lose these tests unnoticed.
     """
-    program = cache() / f"gochisel-{_digest()}"
-    if not program.exists():
-        _build(_go(), program)
-    return str(program)
+    return _built("gochisel")
+
+
+def goinformer() -> str:
+    """Return the path of the C{goinformer} program, in the same way."""
+    return _built("goinformer")
 
 
 def chisel() -> str:
@@ -48,32 +50,40 @@ def cache() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "pipeops-agent"
 
 
+def _built(name: str) -> str:
+    sources = _SOURCES / name
+    program = cache() / f"{name}-{_digest(sources)}"
+    if not program.exists():
+        _build(_go(), sources, program)
+    return str(program)
+
+
 def _go() -> str:
     go = shutil.which("go")
     if go is None:
-        reason = "`go` is not on PATH: the Go peer can't be built"
+        reason = "`go` is not on PATH: the Go peers can't be built"
         if os.environ.get("CI"):
             raise RuntimeError(reason)
         raise SkipTest(reason)
     return go
 
 
-def _digest() -> str:
+def _digest(sources: Path) -> str:
     digest = hashlib.sha256()
-    for source in sorted(_SOURCES.iterdir()):
+    for source in sorted(sources.iterdir()):
         if source.suffix in {".go", ".mod", ".sum"} and not source.name.endswith("_test.go"):
             digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _build(go: str, program: Path) -> None:
+def _build(go: str, sources: Path, program: Path) -> None:
     """Compile into a file beside C{program} and rename it: two builds at once don't meet."""
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=program.parent, prefix="building-") as room:
         made = Path(room) / program.name
         done = subprocess.run(
             [go, "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-o", str(made), "."],
-            cwd=_SOURCES,
+            cwd=sources,
             env={**os.environ, "CGO_ENABLED": "0"},
             capture_output=True,
             timeout=_BUILD_SECONDS,

@@ -28,7 +28,7 @@ class Client:
 
     def administrator(self, kube: KubeCluster) -> Api:
         """With every right, from the kubeconfig."""
-        return self.api(load_kubeconfig(kube.kubeconfig, "", _no_plugin))
+        return self.api(load_kubeconfig(kube.kubeconfig, "", no_plugin))
 
     def account(self, kube: KubeCluster, token: str) -> Api:
         """With the rights of a token."""
@@ -61,5 +61,6 @@ class Client:
         self.observed.append((verb, resource, code))
 
 
-def _no_plugin(*_: Any) -> Credentials:
+def no_plugin(*_: Any) -> Credentials:
+    """A cluster of ours has none."""
     raise AssertionError("the cluster's kubeconfig has no credential plugin")

@@ -114,7 +114,7 @@ class KubeCluster:
 
     def load_image(self, archive: str) -> None:
         """Put an image from a file (docker-archive, OCI) on the node, for C{imagePullPolicy: Never}."""
-        _run([str(KUBE), "load", str(self.directory), archive])
+        _run([str(KUBE), "load", str(self.directory), str(Path(archive).absolute())])
 
     def compact(self) -> None:
         """Let etcd forget everything but the present: what goes on from before gets 410."""

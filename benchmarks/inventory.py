@@ -1,0 +1,124 @@
+"""
+The cluster as the agent keeps it, beside client-go's shared informers: a real API server, many objects.
+
+They are made once for all runs, by POST, and nothing runs them. Each run reads all of them in a new process,
+and then hears of a thousand changes a second. Ours is L{benchmarks.inventory_reader}.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+from unittest import SkipTest
+
+from benchmarks.clients import Client
+from benchmarks.lab import Lab
+from benchmarks.model import Figure, Measurement, Scale, Values
+from benchmarks.programs import peak_mb
+from pipeops_agent.scheduling import sleep
+from tests.peers.building import goinformer
+from tests.peers.kubernetes import KubeCluster, api_server
+from tests.peers.processes import Program, json_lines
+
+RATE: Final = 1000
+"""Changes a second."""
+
+FILLING: Final = 900.0
+"""Seconds in which all objects must have been made."""
+
+READING: Final = 120.0
+"""Seconds in which they must have been read, and those in which all changes must have been made at most."""
+
+QUIET: Final = 2.0
+"""Seconds after the last change in which everybody must have heard of it."""
+
+
+def obstacle() -> str:
+    """Why this can't be measured here; empty: it can."""
+    try:
+        goinformer()
+        api_server()
+    except (SkipTest, RuntimeError) as error:
+        return str(error)
+    return ""
+
+
+class _Filled:
+    """The API server with all that is to be read; made once."""
+
+    kube: KubeCluster | None = None
+
+
+async def filled(lab: Lab, scale: Scale) -> KubeCluster:
+    """The API server, with all that is to be read."""
+    if _Filled.kube is None:
+        kube = api_server()
+        counts = (f"-pods={scale.pods}", f"-nodes={scale.nodes}")
+        await _go(lab, "fill", f"-kubeconfig={kube.kubeconfig}", *counts).wait_for("filled", timeout=FILLING)
+        _Filled.kube = kube
+    return _Filled.kube
+
+
+def _go(lab: Lab, *arguments: str) -> Program:
+    return lab.start(json_lines, goinformer(), *arguments, stop_signal=None)
+
+
+def _reader(lab: Lab, client: Client, kube: KubeCluster) -> Program:
+    """Whoever keeps the objects."""
+    if client.name == "agent":
+        command = (sys.executable, "-m", "benchmarks.inventory_reader", kube.kubeconfig)
+        return lab.start(json_lines, *command, stop_signal=None)
+    form = ("-protobuf",) if client.name == "informer-protobuf" else ()
+    return _go(lab, "watch", f"-kubeconfig={kube.kubeconfig}", *form)
+
+
+async def _inventory(lab: Lab, client: Client, scale: Scale) -> Values:
+    kube = await filled(lab, scale)
+    reader = _reader(lab, client, kube)
+    read = await reader.wait_for("synced", timeout=READING)
+    await sleep(lab.reactor, QUIET)
+    found = {"pods": read["pods"], "nodes": read["nodes"]}
+    if found != {"pods": scale.pods, "nodes": scale.nodes}:
+        raise RuntimeError(f"{client.name} has read {found}")
+    peak = peak_mb(reader.pid)
+    options = (f"-pods={scale.pods}", f"-rate={RATE}", f"-for={scale.changing_seconds}s")
+    changing = _go(lab, "change", f"-kubeconfig={kube.kubeconfig}", *options)
+    done = await changing.wait_for("done", timeout=scale.changing_seconds + READING)
+    await sleep(lab.reactor, QUIET)
+    changed_peak = peak_mb(reader.pid)
+    await reader.stop()
+    (heard,) = reader.seen("changed")
+    values = {
+        "seconds": read["seconds"],
+        "cpu": read["cpu"],
+        "peak": peak,
+        "missed": done["changes"] - heard["changes"],
+        "rate": done["changes"] / done["seconds"],
+        "change_cpu": 1e6 * heard["cpu"] / done["changes"],
+        "change_peak": changed_peak,
+    }
+    for name in ("lag_p99", "lag_max"):
+        if name in heard:
+            values |= {name: heard[name], f"reading_{name}": read[name]}
+    return values
+
+
+MEASUREMENTS: Final = (
+    Measurement(
+        "inventory",
+        (
+            Figure("seconds", "pods and nodes read and kept", "s", 2),
+            Figure("cpu", "processor time for that", "s", 2),
+            Figure("peak", "largest RSS", "MB", 0),
+            Figure("reading_lag_max", "latest timer meanwhile", "ms", 1),
+            Figure("rate", "pods changed a second", "1/s", 0, more_is_better=True),
+            Figure("missed", "changes missed", "", 0),
+            Figure("change_cpu", "processor time for a change", "µs", 0),
+            Figure("change_peak", "largest RSS after the changes", "MB", 0),
+            Figure("lag_p99", "timers' lateness meanwhile, p99", "ms", 1),
+        ),
+        _inventory,
+        clients=("agent", "informer", "informer-protobuf"),
+        obstacle=obstacle,
+    ),
+)
