@@ -55,6 +55,12 @@ class ResultsTests(SynchronousTestCase):
         results = copied(agent=[100.0, 10.0, 90.0], go=[200.0, 20.0, 180.0])
         self.assertEqual(results.ratio(COPY, RATE, "agent", "go"), 0.5)
 
+    def test_who_took_no_part(self) -> None:
+        """A client that was not measured has no column."""
+        shown = table(copied(agent=[100.0]), [COPY], [AGENT, GO])
+        self.assertNotIn("Go chisel", shown)
+        self.assertIn("Go chisel", table(copied(agent=[100.0], go=[50.0]), [COPY], [AGENT, GO]))
+
     def test_no_ratio_to_nothing(self) -> None:
         """A client that was not measured, or used no time at all, has nothing to be compared with."""
         self.assertIsNone(copied(agent=[1.0]).ratio(COPY, RATE, "agent", "go"))

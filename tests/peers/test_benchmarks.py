@@ -89,6 +89,10 @@ class MeasurementTests(TestCase):
         }
         assert {each.name for each in MEASUREMENTS} <= tested, tested
 
+    async def test_inventory(self) -> None:
+        """A cluster's objects, read and kept, and changed."""
+        await self.measure("inventory")
+
     async def test_to_server_1(self) -> None:
         """Throughput to the server."""
         await self.measure("to-server-1")

@@ -10,7 +10,7 @@ from tests.contracts.kubernetes_writes import RefusalContract, WritingContract
 from tests.peers.kubernetes.case import KubernetesCase
 
 
-class RealApiServer(ApiServerContract, KubernetesCase):
+class RealApiServer(KubernetesCase, ApiServerContract):
     """How the contract reaches it."""
 
     async def stranger(self) -> Api:
