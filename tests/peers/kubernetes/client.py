@@ -7,24 +7,15 @@ from typing import Any
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.config import ClusterConfig, Credentials, StaticCredentials
 from pipeops_agent.cluster.kubeconfig import load_kubeconfig
-from pipeops_agent.cluster.transport import Transport
-from pipeops_agent.net import ClientTLS, Connector
+from pipeops_agent.net import ClientTLS
 from pipeops_agent.secrets import Secret
 from pipeops_agent.tokens import SettingsToken
+from tests.cluster import client
 from tests.peers.kubernetes.running import KubeCluster
 
 
-class Client:
-    """
-    Makes L{Api}s on the reactor that is given; L{close} ends their connections.
-
-    @ivar observed: verb, resource and code of each call.
-    """
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._connectors: list[Connector] = []
-        self.observed: list[tuple[str, str, int | None]] = []
+class Client(client.Client):
+    """Makes L{Api}s on the reactor that is given; L{close} ends their connections."""
 
     def administrator(self, kube: KubeCluster) -> Api:
         """With every right, from the kubeconfig."""
@@ -45,20 +36,6 @@ class Client:
                 credentials=credentials,
             )
         )
-
-    def api(self, config: ClusterConfig) -> Api:
-        """To any server."""
-        connector = Connector(self._reactor, connect_timeout=10.0)
-        self._connectors.append(connector)
-        return Api(Transport(self._reactor, connector, config, version="0", observe=self._observe))
-
-    async def close(self) -> None:
-        """Close the connections that are not in use."""
-        for connector in self._connectors:
-            await connector.close()
-
-    def _observe(self, verb: str, resource: str, code: int | None, seconds: float) -> None:
-        self.observed.append((verb, resource, code))
 
 
 def no_plugin(*_: Any) -> Credentials:

@@ -72,11 +72,11 @@ def _base() -> Path:
     if not base.exists():
         cache().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache(), prefix="building-") as room:
-            _run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, f"{room}/root")
+            _run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, f"{room}/base")
             # Lists and packages of apt are half of it, and nothing here uses them.
-            shutil.rmtree(f"{room}/root/var/lib/apt/lists", ignore_errors=True)
-            shutil.rmtree(f"{room}/root/var/cache/apt", ignore_errors=True)
-            _run("tar", "--one-file-system", "-C", f"{room}/root", "-cf", f"{room}/base.tar", ".")
+            shutil.rmtree(f"{room}/base/var/lib/apt/lists", ignore_errors=True)
+            shutil.rmtree(f"{room}/base/var/cache/apt", ignore_errors=True)
+            _run("tar", "--one-file-system", "-C", f"{room}/base", "-cf", f"{room}/base.tar", ".")
             Path(f"{room}/base.tar").replace(base)
     return base
 
