@@ -59,8 +59,8 @@ async def filled(lab: Lab, scale: Scale) -> KubeCluster:
     return _Filled.kube
 
 
-def _go(lab: Lab, *arguments: str) -> Program:
-    return lab.start(json_lines, goinformer(), *arguments, stop_signal=None)
+def _go(lab: Lab, *arguments: str, network: str = "") -> Program:
+    return lab.start(json_lines, goinformer(), *arguments, stop_signal=None, network=network)
 
 
 def _reader(lab: Lab, client: Client, kube: KubeCluster) -> Program:
@@ -81,7 +81,7 @@ async def _inventory(lab: Lab, client: Client, scale: Scale) -> Values:
         raise RuntimeError(f"{client.name} has read {read['pods']} pods and {read['nodes']} nodes")
     peak = peak_mb(reader.pid)
     options = (f"-pods={scale.pods}", f"-rate={RATE}", f"-for={scale.changing_seconds}s")
-    changing = _go(lab, "change", f"-kubeconfig={kube.kubeconfig}", *options)
+    changing = _go(lab, "change", *options, network=f"/run/netns/{kube.network}")
     done = await changing.wait_for("done", timeout=scale.changing_seconds + READING)
     await sleep(lab.reactor, QUIET)
     changed_peak = peak_mb(reader.pid)

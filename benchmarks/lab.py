@@ -72,14 +72,20 @@ class Lab:
             await maybeDeferred(self._cleanups.pop())
         self._room.cleanup()
 
-    def start(self, parse: Parser, *arguments: str, stop_signal: str | None = "TERM") -> Program:
-        """Start a program near, that ends with the run."""
+    def start(
+        self, parse: Parser, *arguments: str, stop_signal: str | None = "TERM", network: str = ""
+    ) -> Program:
+        """
+        Start a program near, that ends with the run.
+
+        @param network: start it in this network namespace instead.
+        """
         program = spawn(
             self.reactor,
             arguments,
             parse,
             self.directory,
-            network=self.near.network,
+            network=network or self.near.network,
             stop_signal=stop_signal,
         )
         self._started.append(program)

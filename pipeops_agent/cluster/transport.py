@@ -9,7 +9,7 @@ from __future__ import annotations
 import random as _random
 from collections.abc import Awaitable, Callable
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 from hyperlink import EncodedURL
@@ -67,6 +67,19 @@ class _ReadyURL(EncodedURL):
         return self
 
 
+class _Clients(NamedTuple):
+    """
+    Two clients of the same connections.
+
+    @ivar plain: for what is read as it comes.
+    @ivar compressed: for whole answers. The API server compresses what is longer than 128 KiB; most of what a
+        long list costs here is its many small pieces, of which there are ten times fewer then.
+    """
+
+    plain: HTTPClient
+    compressed: HTTPClient
+
+
 class Transport:
     """
     Makes calls to one API server.
@@ -92,7 +105,7 @@ class Transport:
         self._version = version
         self._observe = observe
         self._random = random
-        self._clients: dict[Credential, HTTPClient] = {}
+        self._clients: dict[Credential, _Clients] = {}
 
     @property
     def config(self) -> ClusterConfig:
@@ -119,7 +132,7 @@ class Transport:
                 status=response.code, body=body, content_type=_header(response, "Content-Type") or ""
             )
 
-        return await self._in_time(call, self._attempts(call, whole))
+        return await self._in_time(call, self._attempts(call, whole, compressed=True))
 
     async def stream(self, call: Call) -> BodyStream:
         """
@@ -133,7 +146,7 @@ class Transport:
             response.deliverBody(stream)
             return stream
 
-        return await self._in_time(call, self._attempts(call, begun))
+        return await self._in_time(call, self._attempts(call, begun, compressed=False))
 
     async def _in_time(self, call: Call, attempts: Awaitable[T]) -> T:
         try:
@@ -143,12 +156,12 @@ class Transport:
             sentence = f"{call.what}: no answer from {place} within {call.timeout:g} s"
             raise Unreachable(sentence) from error
 
-    async def _attempts(self, call: Call, receive: Callable[[Any], Awaitable[T]]) -> T:
+    async def _attempts(self, call: Call, receive: Callable[[Any], Awaitable[T]], *, compressed: bool) -> T:
         backoff = Backoff(self._clock, interval=0.2, step=0.4, cap=5.0, random=self._random)
         renewed = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._once(call, receive)
+                return await self._once(call, receive, compressed=compressed)
             except ClusterError as error:
                 if (
                     isinstance(error, StatusError)
@@ -167,13 +180,13 @@ class Transport:
             await sleep(self._clock, wait)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _once(self, call: Call, receive: Callable[[Any], Awaitable[T]]) -> T:
+    async def _once(self, call: Call, receive: Callable[[Any], Awaitable[T]], *, compressed: bool) -> T:
         """One attempt, observed."""
         credential = await self._config.credentials.current()
         began = self._clock.seconds()
         code: int | None = None
         try:
-            response = await self._request(call, credential)
+            response = await self._request(call, credential, compressed=compressed)
             code = response.code
             if code >= 300:
                 raise await self._failure(call, response)
@@ -185,7 +198,7 @@ class Transport:
         finally:
             self._observe(call.verb, call.resource, code, self._clock.seconds() - began)
 
-    async def _request(self, call: Call, credential: Credential) -> Any:
+    async def _request(self, call: Call, credential: Credential, *, compressed: bool) -> Any:
         token = credential.token if call.token is None else call.token
         headers: dict[str | bytes, str | bytes] = {
             "Accept": call.accept,
@@ -198,7 +211,9 @@ class Transport:
             headers["Content-Type"] = call.content_type
         # A caller's own token must not travel beside the agent's certificate: that would be who it is.
         who = credential if call.token is None else Credential()
-        return await self._client(who).request(
+        clients = self._clients_of(who)
+        client = clients.compressed if compressed else clients.plain
+        return await client.request(
             call.method,
             _ReadyURL.from_text(self._config.base + call.target),
             headers=headers,
@@ -208,21 +223,21 @@ class Transport:
             reactor=cast(Any, self._clock),
         )
 
-    def _client(self, credential: Credential) -> HTTPClient:
-        """The client whose connections prove themselves with this certificate; others' are let go."""
+    def _clients_of(self, credential: Credential) -> _Clients:
+        """The clients whose connections prove themselves with this certificate; others' are let go."""
         who = msgspec.structs.replace(credential, token=None)
-        client = self._clients.get(who)
-        if client is None:
+        clients = self._clients.get(who)
+        if clients is None:
             tls = self._config.tls
             if tls is not None and who.certificate:
                 tls = msgspec.structs.replace(tls, cert_data=who.certificate, key_data=who.key)
-            # No cookies: nothing that a server sets shall come back.
-            jar = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-            agent = UndecodedAgent(self._agents.agent(tls), compressed=False)
-            client = HTTPClient(agent, cookiejar=jar, data_to_body_producer=BytesProducer)
+            agent = self._agents.agent(tls)
+            clients = _Clients(
+                plain=_client(agent, compressed=False), compressed=_client(agent, compressed=True)
+            )
             self._clients = {old: kept for old, kept in self._clients.items() if not old.certificate}
-            self._clients[who] = client
-        return client
+            self._clients[who] = clients
+        return clients
 
     async def _failure(self, call: Call, response: Any) -> StatusError:
         try:
@@ -253,6 +268,13 @@ class Transport:
             retryable=said.retryable or isinstance(cause, ConnectionClosed),
             sent=not isinstance(cause, ConnectProblem),
         )
+
+
+def _client(agent: IAgent, *, compressed: bool) -> HTTPClient:
+    # No cookies: nothing that a server sets shall come back.
+    jar = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    undecoded = UndecodedAgent(agent, compressed=compressed)
+    return HTTPClient(undecoded, cookiejar=jar, data_to_body_producer=BytesProducer)
 
 
 def _again(call: Call, error: ClusterError) -> bool:

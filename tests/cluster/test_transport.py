@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -154,7 +155,7 @@ class CallTests(TransportCase):
     """Whole answers."""
 
     def test_request(self) -> None:
-        """Method, path, query, bearer token, agent; nothing compressed is asked for."""
+        """Method, path, query, bearer token, agent; a whole answer may be compressed."""
         transport = self.connect(reply(200, b'{"items":[]}', content_type="application/json"))
         answer: Answer = self.successResultOf(self.wait(transport.call(LIST)))
         self.assertEqual(answer, Answer(status=200, body=b'{"items":[]}', content_type="application/json"))
@@ -163,7 +164,7 @@ class CallTests(TransportCase):
         self.assertEqual(headers["authorization"], f"Bearer {TOKEN}")
         self.assertEqual(headers["user-agent"], "PipeOps-Agent/1.2.3")
         self.assertEqual(headers["host"], "kube.test:6443")
-        self.assertNotIn("accept-encoding", headers)
+        self.assertEqual(headers["accept-encoding"], "gzip")
         self.assertNotIn("content-type", headers)
         self.assertEqual(self.observed, [("list", "pods", 200)])
 
@@ -215,6 +216,17 @@ class CallTests(TransportCase):
         error = self.failureResultOf(self.wait(transport.call(LIST)), StatusError).value
         self.assertIn("Location: https://elsewhere.test/", error.sentence)
         self.assertEqual(len(self.server.seen), 1)
+
+    def test_compressed(self) -> None:
+        """What is compressed is decoded; the limit is on what it becomes."""
+        body = gzip.compress(b'{"items":[]}' + b" " * 1000)
+        self.assertLess(len(body), 100)
+        transport = self.connect(reply(200, body, content_encoding="gzip"))
+        answer: Answer = self.successResultOf(self.wait(transport.call(LIST)))
+        self.assertEqual(answer.body.strip(), b'{"items":[]}')
+        call = Call(method="GET", verb="get", resource="pods", path="/", limit=100)
+        error = self.failureResultOf(self.wait(transport.call(call)), BadAnswer).value
+        self.assertIn("longer than 100 bytes", error.sentence)
 
     def test_body_too_long(self) -> None:
         """A body beyond the call's limit is an error, not memory."""
@@ -315,6 +327,9 @@ class StreamTests(TransportCase):
         self.traversal.flush()
         self.assertEqual(self.successResultOf(waiting), b"two\n")
         self.assertEqual(self.successResultOf(stream.read()), b"")
+        self.assertNotIn(
+            "accept-encoding", self.server.seen[0][2]
+        )  # its pieces go to the reader as they come
 
     def test_lost(self) -> None:
         """A connection that is lost in the middle is a cut."""

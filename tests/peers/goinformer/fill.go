@@ -98,34 +98,6 @@ func runFill(args []string) error {
 	return nil
 }
 
-// runChange sets a label of one pod after the other, at a steady rate.
-func runChange(args []string) error {
-	flags, kubeconfig := flagsFor("change")
-	pods := flags.Int("pods", 30000, "how many there are")
-	rate := flags.Int("rate", 1000, "changes a second")
-	duration := flags.Duration("for", time.Minute, "how long")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	clients, err := connect(*kubeconfig, true, connections)
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	count := int(float64(*rate) * duration.Seconds())
-	err = each(count, func(c, n int) error {
-		time.Sleep(time.Until(began.Add(time.Duration(n) * time.Second / time.Duration(*rate))))
-		patch := fmt.Sprintf(`{"metadata":{"labels":{"changed":"%d"}}}`, n)
-		_, err := clients[c].CoreV1().Pods(namespaceOf(n%*pods)).Patch(context.Background(), podName(n%*pods), types.MergePatchType, []byte(patch), meta.PatchOptions{})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	say("done", map[string]any{"changes": count, "seconds": time.Since(began).Seconds()})
-	return nil
-}
-
 func node(n int) *core.Node {
 	name := fmt.Sprintf("node-%04d", n)
 	capacity := core.ResourceList{

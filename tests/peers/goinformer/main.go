@@ -3,7 +3,7 @@
 //
 //	goinformer watch -kubeconfig FILE [-protobuf]        keep all pods and nodes; count changes
 //	goinformer fill -kubeconfig FILE -pods N -nodes N    make them
-//	goinformer change -kubeconfig FILE -rate N -for D    change pods, so many a second
+//	goinformer change -etcd URL -rate N -for D           change pods, so many a second
 //
 // Each prints one JSON object per line, and ends when its standard input does.
 package main
