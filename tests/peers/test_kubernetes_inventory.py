@@ -68,6 +68,7 @@ class InventoryCase(KubernetesCase):
                     self.inventory[kind.name].part(namespace),
                     wall=now,
                     namespace=namespace,
+                    random=lambda: 0.0,  # the shortest of the waits that chance could give
                 )
                 self.reflectors.append(reflector)
                 reflector.startService()
