@@ -57,26 +57,31 @@ class Cable:
     """
     A namespace here, at L{HERE}, one there, at L{THERE}, and the cable between them; gone with the test.
 
+    @param other: join this namespace, which is there already and stays, instead of a new one.
+    @param to: an address of it that is reached from here over the cable.
     @ivar here: what a command line begins with that is to run here; C{there} likewise.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, other: str = "", *, to: str = "") -> None:
         require_namespaces()
         name = f"pipeops-{os.getpid()}-{next(_numbers)}"
-        self._ends = (f"{name}-a", f"{name}-b")
+        self._made = (f"{name}-a",) if other else (f"{name}-a", f"{name}-b")
+        here, there = self._made[0], other or f"{name}-b"
+        self.here, self.there = self._enter(here), self._enter(there)
+        self._is_cut = False
         owner.addCleanup(self._remove)
-        for end in self._ends:
+        for end in self._made:
             _run("ip", "netns", "add", end)
             _run("ip", "-n", end, "link", "set", "lo", "up")
-        here, there = self._ends
         _run(
             *("ip", "link", "add", "cable", "netns", here, "type", "veth"),
             *("peer", "name", "cable", "netns", there),
         )
-        for end, address in zip(self._ends, (HERE, THERE), strict=True):
+        for end, address in ((here, HERE), (there, THERE)):
             _run("ip", "-n", end, "address", "add", f"{address}/30", "dev", "cable")
             _run("ip", "-n", end, "link", "set", "cable", "up")
-        self.here, self.there = (self._enter(end) for end in self._ends)
+        if to:
+            _run("ip", "-n", here, "route", "add", to, "via", THERE)
 
     def _enter(self, end: str) -> tuple[str, str]:
         return (shutil.which("nsenter") or "nsenter", f"--net=/run/netns/{end}")
@@ -87,11 +92,13 @@ class Cable:
 
         They are dropped where they arrive: to drop what is sent would be an error of the sender's.
         """
+        self._is_cut = True
         for end in (self.here, self.there):
             _run(*end, "nft", "-f", "-", text=_CUT)
 
     def mend(self) -> None:
         """Lose no more of them."""
+        self._is_cut = False
         for end in (self.here, self.there):
             _run(*end, "nft", "delete", "table", "inet", "cut")
 
@@ -102,6 +109,8 @@ class Cable:
                 _run(*end, "tee", f"/proc/sys/net/ipv4/tcp_{side}", text=f"4096 {octets} {octets}")
 
     def _remove(self) -> None:
-        for end in self._ends:
+        if self._is_cut:  # what is there may stay
+            self.mend()
+        for end in self._made:
             if os.path.exists(f"/run/netns/{end}"):
                 _run("ip", "netns", "delete", end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from signal import Signals
 from typing import Any, TypeAlias, cast
 
 from twisted.internet.defer import Deferred
@@ -219,8 +220,9 @@ class Program(ProcessProtocol):
 
     def signal(self, name: str) -> None:
         """Send a signal (C{"TERM"}, C{"STOP"}, …); one that comes too late does nothing."""
+        number = Signals[f"SIG{name}"]  # Twisted itself knows five names
         with suppress(ProcessExitedAlready):
-            self._process.signalProcess(name)
+            self._process.signalProcess(number)
 
     async def stop(self) -> None:
         """End it politely, or by force after 5 seconds."""

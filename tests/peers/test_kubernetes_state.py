@@ -20,6 +20,8 @@ from pipeops_agent.scheduling import sleep
 from pipeops_agent.state import StateStore
 from tests.contracts.state_store import StateStoreContract
 from tests.peers.kubernetes.case import KubernetesCase
+from tests.peers.netns import Cable
+from tests.peers.processes import Program
 
 NAME = "pipeops-agent"
 TURN = 2 * RETRY_PERIOD + 5.0
@@ -130,20 +132,25 @@ class LeaseTests(KubernetesCase):
         spec: dict[str, Any] = lease["spec"]
         return spec
 
-    def start_holder(self) -> subprocess.Popen[bytes]:
-        """Another process, which holds the lease."""
-        program = [sys.executable, "-m", "tests.peers.kubernetes.holder"]
-        holder = subprocess.Popen(
-            [*program, self.kube.kubeconfig, self.namespace, NAME],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-        )
-        self.addCleanup(holder.wait)
-        self.addCleanup(holder.kill)
-        assert holder.stdout is not None
-        self.addCleanup(holder.stdout.close)
-        self.assertEqual(holder.stdout.readline(), b"holding\n")
+    async def start_holder(self, *options: str, within: tuple[str, ...] = ()) -> Program:
+        """
+        Another process, which holds the lease.
+
+        @param options: C{"strict"}, or nothing.
+        @param within: what its command line begins with: where it is to run.
+        """
+        program = [*within, sys.executable, "-m", "tests.peers.kubernetes.holder"]
+        command = [*program, self.kube.kubeconfig, self.namespace, NAME, "a", *options]
+        holder = Program.start(self.reactor, command)
+        self.addCleanup(lambda: Deferred.fromCoroutine(holder.kill()))
+        await holder.wait_for("holding")
         return holder
+
+    async def until_in(self, entering: Deferred[None]) -> float:
+        """Wait until a standby is in that waits for a lease to end; the seconds that it took from now."""
+        began = self.reactor.seconds()
+        await self.in_time(entering, DURATION + TURN)
+        return self.reactor.seconds() - began
 
     async def test_two(self) -> None:
         """The first gets in; the second waits, says for whom, and is in soon after the first has left."""
@@ -160,13 +167,53 @@ class LeaseTests(KubernetesCase):
 
     async def test_killed(self) -> None:
         """A holder that is killed gives nothing back: the next is in when the lease is over, not before."""
-        holder = self.start_holder()
+        holder = await self.start_holder()
         entering = self.enter(self.gate("b"))
         await sleep(self.reactor, 1.0)
-        holder.kill()
-        killed = self.reactor.seconds()
-        await self.in_time(entering, DURATION + TURN)
-        self.assertGreater(self.reactor.seconds() - killed, DURATION - RETRY_PERIOD - 1.0)
+        await holder.kill()
+        self.assertGreater(await self.until_in(entering), DURATION - RETRY_PERIOD - 1.0)
+
+    async def test_stopped(self) -> None:
+        """
+        A holder that stands still (C{SIGSTOP}, as a machine that is suspended) loses the lease to the next.
+        When it goes on it takes nothing back: it sees who holds the lease, says so, and is active no more.
+        """
+        holder = await self.start_holder()
+        entering = self.enter(self.gate("b"))
+        await sleep(self.reactor, 1.0)
+        holder.signal("STOP")
+        self.assertGreater(await self.until_in(entering), DURATION - RETRY_PERIOD - 1.0)
+        self.assertEqual(holder.seen("lost"), [])
+        holder.signal("CONT")
+        lost = await holder.wait_for("lost", timeout=TURN)
+        self.assertEqual(lost["reason"], f"b holds the lease {self.namespace}/{NAME} now")
+        self.assertEqual((await self.spec())["holderIdentity"], "b")
+
+    async def test_partition_strict(self) -> None:
+        """A strict holder that is cut off gives up before the next is in: there are never two."""
+        cable = Cable(self, self.kube.network, to=self.kube.address)
+        holder = await self.start_holder("strict", within=cable.here)
+        entering = self.enter(self.gate("b"))
+        await sleep(self.reactor, 1.0)
+        cable.cut()
+        lost = await holder.wait_for("lost", timeout=DURATION)
+        self.assertIn("could not be renewed", lost["reason"])
+        self.assertNoResult(entering)
+        await self.until_in(entering)
+
+    async def test_partition(self) -> None:
+        """Any other stays active while cut off, also beside the next; when they meet it steps back."""
+        cable = Cable(self, self.kube.network, to=self.kube.address)
+        holder = await self.start_holder(within=cable.here)
+        entering = self.enter(self.gate("b"))
+        await sleep(self.reactor, 1.0)
+        cable.cut()
+        await self.until_in(entering)
+        self.assertEqual(holder.seen("lost"), [])
+        cable.mend()
+        lost = await holder.wait_for("lost")
+        self.assertEqual(lost["reason"], f"b holds the lease {self.namespace}/{NAME} now")
+        self.assertEqual((await self.spec())["holderIdentity"], "b")
 
     async def test_server_that_hangs(self) -> None:
         """

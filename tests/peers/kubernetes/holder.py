@@ -1,11 +1,14 @@
 """
-Holds a lease, to be killed: C{python -m tests.peers.kubernetes.holder KUBECONFIG NAMESPACE NAME}.
+Holds a lease, in a process to be stopped, cut off or killed.
 
-Prints C{holding} when it does.
+    python -m tests.peers.kubernetes.holder KUBECONFIG NAMESPACE NAME IDENTITY [strict]
+
+Prints C{holding} when it does, and C{lost} with the reason when it may not go on; then it ends.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -18,23 +21,30 @@ from pipeops_agent.cluster.lease import LeaseGate
 from tests.peers.kubernetes.client import Client, no_plugin
 
 
-async def hold(reactor: Any, kubeconfig: str, namespace: str, name: str) -> None:
-    """Enter, and stay."""
+def say(event: str, **fields: str) -> None:
+    """Print an event."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+async def hold(
+    reactor: Any, kubeconfig: str, namespace: str, name: str, identity: str, strict: str = ""
+) -> None:
+    """Enter, and stay for as long as that is allowed."""
     api = Client(reactor).api(load_kubeconfig(kubeconfig, "", no_plugin))
     gate = LeaseGate(
         reactor,
         api,
         namespace,
         name,
-        identity="to be killed",
-        strict=False,
+        identity=identity,
+        strict=bool(strict),
         wall=lambda: datetime.now(UTC),
         say=lambda _: None,
     )
     await gate.enter()
-    sys.stdout.write("holding\n")
-    sys.stdout.flush()
-    await Deferred()
+    say("holding")
+    say("lost", reason=await gate.when_lost())
 
 
 if __name__ == "__main__":
