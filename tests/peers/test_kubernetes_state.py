@@ -81,8 +81,8 @@ class SecretTests(StateStoreContract, KubernetesCase):
 
     def wait_until_it_may(self, may: bool) -> None:
         who = f"--as=system:serviceaccount:{self.namespace}:agent"
-        asked = ["kubectl", "--kubeconfig", self.kube.kubeconfig, "-n", self.namespace, who]
-        asked += ["auth", "can-i", "update", f"secrets/{NAME}"]
+        can = ("auth", "can-i", "update", f"secrets/{NAME}")
+        asked = self.kube.kubectl_command("-n", self.namespace, who, *can)
         for _ in range(200):
             if (subprocess.run(asked, capture_output=True, check=False, timeout=30).returncode == 0) is may:
                 return
