@@ -77,6 +77,11 @@ class InventoryKeeper(MultiService):
         stopping: Deferred[None] = super().stopService()
         return stopping.addCallback(lambda _: self._forget())
 
+    def wake(self) -> None:
+        """The API server answers again: lists that are broken are looked at now."""
+        for reflector in self:
+            reflector.wake()
+
     def watches(self) -> Iterator[tuple[str, int]]:
         """How many watches were begun, by kind."""
         counts = dict(self._ended_watches)

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from pipeops_agent.backoff import Backoff
@@ -57,6 +57,9 @@ DENIED_RETRY: Final = 300.0
 
 SHORTEST_WATCH: Final = 1.0
 """Seconds from one watch to the next at least, where a server ends each at once."""
+
+RETRY_FIRST: Final = 1.0
+"""The longest wait, in seconds, after a first failure; it doubles with each further one."""
 
 RETRY_CAP: Final = 60.0
 """The longest wait, in seconds, before a broken list is tried again."""
@@ -127,12 +130,18 @@ class Reflector(Service):
         self._resync = resync
         self._random = random
         self._tasks = Tasks()
+        self._waking: IDelayedCall | None = None
         self.watches = 0
         self._version: str | None = None
         self._listed_at = 0.0
         self._status = ListStatus(since=wall())
         self._backoff = Backoff(
-            clock, interval=1.0, step=1.0, cap=RETRY_CAP, stable_after=30.0, random=self._jitter
+            clock,
+            interval=RETRY_FIRST,
+            step=RETRY_FIRST,
+            cap=RETRY_CAP,
+            stable_after=30.0,
+            random=self._jitter,
         )
 
     @property
@@ -153,6 +162,14 @@ class Reflector(Service):
         super().stopService()
         return self._tasks.stop()
 
+    def wake(self) -> None:
+        """
+        The API server answers again: a list that is broken is looked at within a second, however long its
+        wait has grown. One that is denied or absent has heard of the server already.
+        """
+        if self._waking is not None and self._status.state == "broken":
+            self._waking.reset(min(self._random(), self._waking.getTime() - self._clock.seconds()))
+
     @property
     def _place(self) -> str:
         where = "" if self._namespace is None else f" of namespace {self._namespace}"
@@ -165,7 +182,18 @@ class Reflector(Service):
             except CancelledError:
                 raise
             except Exception as error:
-                await sleep(self._clock, self._after(error))
+                await self._wait(self._after(error))
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for so long, or until L{wake}."""
+        over: Deferred[None] = Deferred()
+        self._waking = waking = self._clock.callLater(seconds, over.callback, None)
+        try:
+            await over
+        finally:
+            self._waking = None
+            if waking.active():
+                waking.cancel()
 
     async def _follow(self) -> None:
         """List if need be, then watch until the watch ends."""

@@ -229,6 +229,8 @@ class ClusterService(MultiService):
                     version=reached.version,
                     origin=self._access.config.origin,
                 )
+                if self._keeper is not None:
+                    self._keeper.wake()
             self._said = None
         elif self._said is None:
             self._said = reached.sentence

@@ -188,6 +188,24 @@ class KubeconfigTests(ClusterHouse):
         self.assertEqual((await self.get("/ready"))[0], 200)
         self.assertEqual(self.logged().count("the cluster can't be reached; the agent goes on"), 1)
 
+    async def test_lists_do_not_wait(self) -> None:
+        """However long the lists would wait by themselves, they hear that the API server answers again."""
+        for module, name, value in (
+            (reaching, "QUIET", 0.1),
+            (reflector, "RETRY_FIRST", 3600.0),
+            (reflector, "RETRY_CAP", 3600.0),
+        ):
+            self.patch(module, name, value)
+        self.start_sandbox()
+        self.start_api()
+        self.start_agent(self.with_kubeconfig())
+        await self.until_watched()
+        await self.listening.stop()
+        await self.until(lambda status: not status.cluster.reachable, "the loss")
+        await self.until_watched("broken")
+        self.listening.start()
+        await self.until_watched()
+
     async def test_appears_later(self) -> None:
         """
         A kubeconfig that is not there yet is a sentence, not an end. When it comes, the cluster is watched,

@@ -236,6 +236,32 @@ class TroubleTests(ReflectorCase):
         self.assertEqual((self.names, self.state), (["shop/a", "shop/b"], "live"))
         self.assertEqual(self.asked("list"), 1)
 
+    def test_woken(self) -> None:
+        """Broken, and told that the server answers again: it looks within a second, whatever the wait."""
+        self.pod("a")
+        self.start()
+        self.server.faults.append(Fault(verb="watch", times=1000, code=0))
+        self.server.end_watches(cut=True)
+        self.advance(200, step=1)
+        self.server.faults.clear()
+        while self.server.seen:  # an attempt has just failed: the next is half a minute away at least
+            self.server.seen.clear()
+            self.advance(1)
+        self.assertEqual(self.state, "broken")
+        self.reflector.wake()
+        self.advance(1)
+        self.assertEqual((self.names, self.state), (["shop/a"], "live"))
+        self.reflector.wake()  # nothing waits any more
+        self.assertEqual(self.asked("watch"), 1)
+
+    def test_denied_is_not_woken(self) -> None:
+        """What is denied is no matter of whether the server answers."""
+        self.server.allowed = lambda asked: False
+        self.start()
+        self.reflector.wake()
+        self.advance(DENIED_RETRY - 1, step=1)
+        self.assertEqual((self.asked("list"), self.state), (1, "denied"))
+
     def test_silence(self) -> None:
         """A watch that has had bookmarks and falls silent is dead: it is replaced."""
         self.start()
