@@ -36,6 +36,7 @@ class FakeApiCase(SynchronousTestCase):
     """
     Each test has an L{Api} to a L{FakeApi}.
 
+    @ivar tokens: the agent's own.
     @ivar observed: verb, resource and code of each call.
     """
 
@@ -44,13 +45,14 @@ class FakeApiCase(SynchronousTestCase):
         self.server = FakeApi()
         self.storage = self.server.storage
         self.observed: list[tuple[str, str, int | None]] = []
+        self.tokens = SettingsToken(Secret("token"))
         self._traversal = RequestTraversalAgent(self.server)
         config = ClusterConfig(
             origin="a test",
             host="kube.test",
             port=6443,
             tls=ClientTLS(),
-            credentials=StaticCredentials(SettingsToken(Secret("token"))),
+            credentials=StaticCredentials(self.tokens),
         )
         transport = Transport(
             self.clock,

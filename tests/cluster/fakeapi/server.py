@@ -33,6 +33,7 @@ KNOWN = {
 
 
 Handler = Callable[["FakeApi", Asked, Request], Any]
+Page = Callable[[Request], Any]
 Allowed = Callable[[Asked], bool]
 
 
@@ -43,7 +44,9 @@ class FakeApi(Resource):
     @param clock: by it watches end when they were asked to; None: when the test says so.
     @ivar users: by token; without any, everybody is C{admin}.
     @ivar allowed: says whether a user may do what is asked; 403 else.
-    @ivar handlers: what answers C{resource/subresource} requests: C{pods/log}.
+    @ivar known: the resources that there are, by name.
+    @ivar handlers: what answers requests to C{resource/subresource}: C{pods/log}, or to a whole resource.
+    @ivar pages: what answers paths of no resource: C{/apis}.
     @ivar faults: the first that fits befalls a request.
     @ivar seen: verb, resource and namespace of each request.
     @ivar bookmark: called, sends one to all watches.
@@ -58,7 +61,9 @@ class FakeApi(Resource):
         self.git_version = "v1.34.4"
         self.users: dict[str, str] = {}
         self.allowed: Allowed = lambda asked: True
+        self.known = dict(KNOWN)
         self.handlers: dict[str, Handler] = {}
+        self.pages: dict[str, Page] = {}
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, str, str | None]] = []
         self.watches: list[Watch] = []
@@ -94,6 +99,8 @@ class FakeApi(Resource):
 
     def _answer(self, request: Request) -> Any:
         path = request.path.decode()
+        if path in self.pages:
+            return self.pages[path](request)
         if path == "/version":
             for fault in self.faults:
                 if fault.befalls(path, "get"):
@@ -112,11 +119,11 @@ class FakeApi(Resource):
                 f' "{asked.resource.plural}" in API group "{asked.resource.group}" '
                 + (f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"),
             )
-        if asked.subresource:
-            handler = self.handlers.get(_full(asked))
-            if handler is None:
-                raise Refused(404, "NotFound", "the server could not find the requested resource")
+        handler = self.handlers.get(_full(asked))
+        if handler is not None:
             return handler(self, asked, request)
+        if asked.subresource:
+            raise Refused(404, "NotFound", "the server could not find the requested resource")
         return getattr(self, f"_{asked.verb}")(asked, request)
 
     def _understand(self, request: Request, path: str) -> Asked:
@@ -129,7 +136,7 @@ class FakeApi(Resource):
         if found is None:
             raise Refused(404, "", "404 page not found")
         group, plural = found["group"] or "", found["plural"]
-        resource = KNOWN.get(f"{plural}.{group}" if group else plural)
+        resource = self.known.get(f"{plural}.{group}" if group else plural)
         if resource is None or resource.version != (found["core"] or found["version"]):
             raise Refused(404, "", "404 page not found")
         name = None if found["name"] is None else unquote(found["name"])
