@@ -33,6 +33,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     @ivar timeout: the seconds until the whole answer must be there; for a stream, its head.
     @ivar token: the caller's own, in place of the agent's credential.
     @ivar limit: the most bytes that the answer's body may have; None: the transport's own.
+    @ivar once: do not make it again, whatever comes of it, but for a credential that has run out.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = TIMEOUT
     token: Secret | None = None
     limit: int | None = None
+    once: bool = False
 
     @property
     def what(self) -> str:

@@ -7,7 +7,7 @@ Only this module and L{stream} touch treq; what a call means is L{api}'s affair.
 from __future__ import annotations
 
 import random as _random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IBodyProducer
 
 from pipeops_agent.backoff import Backoff
 from pipeops_agent.cluster.call import Answer, Call
@@ -58,6 +58,19 @@ class Observer(Protocol):
     def __call__(self, verb: str, resource: str, code: int | None, seconds: float) -> None:
         """One attempt of a call has ended; C{code} is None where no answer came."""
         ...
+
+
+class Raw(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    An answer as it came, whatever its status.
+
+    @ivar headers: names and values, in the server's order.
+    @ivar body: to be read as it comes; whoever stops before its end aborts it.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: BodyStream
 
 
 class _ReadyURL(EncodedURL):
@@ -148,6 +161,47 @@ class Transport:
 
         return await self._in_time(call, self._attempts(call, begun, compressed=False))
 
+    async def raw(self, call: Call, headers: Mapping[str, str], producer: IBodyProducer | None = None) -> Raw:
+        """
+        Make C{call} once, and hand on what comes of it: failures and redirects are answers here.
+
+        @param headers: sent with it; they say what C{call.accept} and C{call.content_type} would.
+        @param producer: the request's body, in place of C{call.body}.
+        @raise BadAnswer: what came is not HTTP.
+        @raise Unreachable: nothing came in time.
+        """
+        return await self._in_time(call, self._raw(call, headers, producer))
+
+    async def _raw(self, call: Call, headers: Mapping[str, str], producer: IBodyProducer | None) -> Raw:
+        for attempt in (1, 2):
+            credential = await self._config.credentials.current()
+            began, code = self._clock.seconds(), None
+            try:
+                response = await self._request(call, credential, headers=headers, producer=producer)
+                code = response.code
+            except CancelledError:
+                raise
+            except Exception as error:
+                raise self._network_error(call, error) from error
+            finally:
+                self._observe(call.verb, call.resource, code, self._clock.seconds() - began)
+            body = BodyStream()
+            response.deliverBody(body)
+            mine = code == 401 and call.token is None  # the agent's credential, not the caller's
+            if not (mine and self._config.credentials.refused() and producer is None and attempt == 1):
+                break
+            body.abort()
+        found = response.headers.getAllRawHeaders()
+        return Raw(
+            status=response.code,
+            headers=tuple(
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, values in found
+                for value in values
+            ),
+            body=body,
+        )
+
     async def _in_time(self, call: Call, attempts: Awaitable[T]) -> T:
         try:
             return await bounded(self._clock, call.timeout, attempts, call.what)
@@ -198,17 +252,24 @@ class Transport:
         finally:
             self._observe(call.verb, call.resource, code, self._clock.seconds() - began)
 
-    async def _request(self, call: Call, credential: Credential, *, compressed: bool) -> Any:
+    async def _request(
+        self,
+        call: Call,
+        credential: Credential,
+        *,
+        compressed: bool = False,
+        headers: Mapping[str, str] | None = None,
+        producer: IBodyProducer | None = None,
+    ) -> Any:
         token = credential.token if call.token is None else call.token
-        headers: dict[str | bytes, str | bytes] = {
-            "Accept": call.accept,
-            "Host": self._config.authority,  # twisted.web leaves out an IPv6 address's brackets
-            "User-Agent": f"PipeOps-Agent/{self._version}",
-        }
+        sent: dict[str | bytes, str | bytes] = {}
+        sent.update({"Accept": call.accept} if headers is None else headers)
+        sent["Host"] = self._config.authority  # twisted.web leaves out an IPv6 address's brackets
+        sent["User-Agent"] = f"PipeOps-Agent/{self._version}"
         if token:
-            headers["Authorization"] = f"Bearer {token.reveal()}"
-        if call.body is not None:
-            headers["Content-Type"] = call.content_type
+            sent["Authorization"] = f"Bearer {token.reveal()}"
+        if call.body is not None and headers is None:
+            sent["Content-Type"] = call.content_type
         # A caller's own token must not travel beside the agent's certificate: that would be who it is.
         who = credential if call.token is None else Credential()
         clients = self._clients_of(who)
@@ -216,8 +277,8 @@ class Transport:
         return await client.request(
             call.method,
             _ReadyURL.from_text(self._config.base + call.target),
-            headers=headers,
-            data=call.body,
+            headers=sent,
+            data=call.body if producer is None else cast(Any, producer),
             allow_redirects=False,
             unbuffered=True,
             reactor=cast(Any, self._clock),
@@ -274,12 +335,16 @@ def _client(agent: IAgent, *, compressed: bool) -> HTTPClient:
     # No cookies: nothing that a server sets shall come back.
     jar = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
     undecoded = UndecodedAgent(agent, compressed=compressed)
-    return HTTPClient(undecoded, cookiejar=jar, data_to_body_producer=BytesProducer)
+    return HTTPClient(undecoded, cookiejar=jar, data_to_body_producer=_producer)
+
+
+def _producer(body: Any) -> IBodyProducer:
+    return BytesProducer(body) if isinstance(body, bytes) else cast(IBodyProducer, body)
 
 
 def _again(call: Call, error: ClusterError) -> bool:
     """Whether C{call} may be made again after C{error}."""
-    if not error.retryable:
+    if call.once or not error.retryable:
         return False
     if isinstance(error, StatusError):
         return error.code == 429 or call.repeatable

@@ -1,0 +1,91 @@
+"""Whether an object is within a caller's reach: the owner's rules, and what is the agent's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pipeops_agent.caller import Caller
+from pipeops_agent.cluster.resources import LEASES, NAMESPACES, SECRETS, Resource
+from pipeops_agent.cluster.scope import OutOfReach, Scope
+
+
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What operations and proxied requests ask before anything else.
+
+    It is the one place that sees caller, verb, kind, namespace and name of every object that is touched.
+
+    @ivar private: C{(resource's name, namespace, name)} of the agent's own objects. The agent may read and
+        write them, but a caller without a Kubernetes token of its own acts with the agent's rights, and is
+        not meant to get at the agent's identity, or to take its Lease, with them.
+    """
+
+    scope: Scope = Scope()
+    private: frozenset[tuple[str, str, str]] = frozenset()
+
+    @classmethod
+    def of(cls, scope: Scope, *, namespace: str, state_secret: str, lease: str) -> Reach:
+        """
+        The reach of an agent's callers.
+
+        @param namespace: the agent's own, where its two objects are.
+        """
+        return cls(
+            scope=scope,
+            private=frozenset(
+                {(SECRETS.name, namespace, state_secret), (LEASES.name, namespace, lease)},
+            ),
+        )
+
+    @property
+    def limited(self) -> bool:
+        """Whether some namespaces are out of reach, so that an answer about all of them can't be given."""
+        return bool(self.scope.namespaces or self.scope.denied_namespaces)
+
+    def check(
+        self,
+        caller: Caller,
+        verbs: Iterable[str],
+        resource: Resource,
+        namespace: str | None,
+        *,
+        name: str = "",
+    ) -> None:
+        """
+        Let pass what is within reach.
+
+        @param verbs: the operation, and the API's own verbs for what it does: each may have been denied.
+        @param namespace: None: all of them, or an object that has none.
+        @raise OutOfReach: it is not.
+        """
+        for verb in verbs:
+            self.scope.check(verb, resource, namespace, name=name)
+        if name and self.hides(caller, resource, namespace, name):
+            raise OutOfReach(f"{resource.plural} {name} is the agent's own")
+
+    def check_name(self, operation: str) -> None:
+        """
+        Let pass an operation that changes nothing, whatever it is called, unless it is denied by its name.
+
+        @raise OutOfReach: it is.
+        """
+        if operation in self.scope.denied_verbs:
+            raise OutOfReach(f"{operation} is not allowed: access.deny.verbs")
+
+    def hides(self, caller: Caller, resource: Resource, namespace: str | None, name: str) -> bool:
+        """Whether this object must be left out of what C{caller} is shown."""
+        if resource.name == NAMESPACES.name:
+            return not self.scope.reaches(name)
+        if namespace and not self.scope.reaches(namespace):
+            return True
+        return caller.kubernetes_token is None and (resource.name, namespace or "", name) in self.private
+
+    def hides_some(self, caller: Caller, resource: Resource, namespace: str | None) -> bool:
+        """Whether a list of C{resource}, in C{namespace} or (None) everywhere, holds what must be hidden."""
+        if namespace is None and self.limited and (resource.namespaced or resource.name == NAMESPACES.name):
+            return True
+        return caller.kubernetes_token is None and any(
+            resource.name == kind and namespace in (None, place) for kind, place, _ in self.private
+        )
