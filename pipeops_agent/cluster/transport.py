@@ -51,6 +51,10 @@ class AgentSource(Protocol):
         """An agent that speaks TLS like this."""
         ...
 
+    def release(self, agent: IAgent) -> None:
+        """One that was given is asked no more."""
+        ...
+
 
 class Observer(Protocol):
     """Is told of every answer, and of every call that had none: for metrics."""
@@ -84,11 +88,13 @@ class _Clients(NamedTuple):
     """
     Two clients of the same connections.
 
+    @ivar agent: what has these connections.
     @ivar plain: for what is read as it comes.
     @ivar compressed: for whole answers. The API server compresses what is longer than 128 KiB; most of what a
         long list costs here is its many small pieces, of which there are ten times fewer then.
     """
 
+    agent: IAgent
     plain: HTTPClient
     compressed: HTTPClient
 
@@ -285,20 +291,28 @@ class Transport:
         )
 
     def _clients_of(self, credential: Credential) -> _Clients:
-        """The clients whose connections prove themselves with this certificate; others' are let go."""
+        """The clients whose connections prove themselves with this certificate."""
         who = msgspec.structs.replace(credential, token=None)
-        clients = self._clients.get(who)
-        if clients is None:
-            tls = self._config.tls
-            if tls is not None and who.certificate:
-                tls = msgspec.structs.replace(tls, cert_data=who.certificate, key_data=who.key)
-            agent = self._agents.agent(tls)
-            clients = _Clients(
-                plain=_client(agent, compressed=False), compressed=_client(agent, compressed=True)
-            )
-            self._clients = {old: kept for old, kept in self._clients.items() if not old.certificate}
-            self._clients[who] = clients
+        found = self._clients.get(who)
+        if found is not None:
+            return found
+        if who.certificate:
+            self._release_certified()
+        tls = self._config.tls
+        if tls is not None and who.certificate:
+            tls = msgspec.structs.replace(tls, cert_data=who.certificate, key_data=who.key)
+        agent = self._agents.agent(tls)
+        clients = self._clients[who] = _Clients(
+            agent, plain=_client(agent, compressed=False), compressed=_client(agent, compressed=True)
+        )
         return clients
+
+    def _release_certified(self) -> None:
+        """Let go of those with another certificate: it was renewed."""
+        for who, clients in tuple(self._clients.items()):
+            if who.certificate:
+                del self._clients[who]
+                self._agents.release(clients.agent)
 
     async def _failure(self, call: Call, response: Any) -> StatusError:
         try:

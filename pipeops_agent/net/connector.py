@@ -67,7 +67,7 @@ class Connector:
             proxy_tls=proxy_tls,
             clock_note=clock_note,
         )
-        self._agents: list[_PooledAgent] = []
+        self._agents: dict[IAgent, _PooledAgent] = {}
 
     def endpoint(
         self,
@@ -109,12 +109,16 @@ class Connector:
         """
         endpoints = _AgentEndpoints(self, ClientTLS() if tls is None else tls, max_answer)
         agent = _PooledAgent(self._reactor, endpoints, self._proxies)
-        self._agents.append(agent)
+        self._agents[agent] = agent
         return agent
+
+    def release(self, agent: IAgent) -> None:
+        """C{agent}, one of L{agent}'s, is asked no more: let go of it, and of its connections as they end."""
+        self._agents.pop(agent).release()
 
     async def close(self) -> None:
         """Close the unused connections of all agents. Those in use belong to whoever uses them."""
-        await DeferredList([agent.close() for agent in self._agents])
+        await DeferredList([agent.close() for agent in self._agents.values()])
 
 
 @implementer(IAgent)
@@ -151,10 +155,14 @@ class _PooledAgent:
     ) -> Deferred[IResponse]:
         """See L{IAgent}."""
         if self._proxies() != self._ways:
-            self._pool.cachedConnectionTimeout = 0  # for what is in use now, and comes back later
-            self.close()
+            self.release()
             self._begin()
         return self._agent.request(method, uri, headers, bodyProducer)
+
+    def release(self) -> None:
+        """Close the connections that nobody uses, and the others once they are free."""
+        self._pool.cachedConnectionTimeout = 0
+        self.close()
 
     def close(self) -> Deferred[None]:
         """Close the connections that nobody uses; never fails."""

@@ -31,6 +31,9 @@ class _Agents:
     def agent(self, tls: ClientTLS | None = None, *, max_answer: int | None = None) -> Any:
         return self._agent
 
+    def release(self, agent: Any) -> None:
+        raise AssertionError("no test here has certificates")
+
 
 class FakeApiCase(SynchronousTestCase):
     """

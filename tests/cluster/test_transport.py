@@ -105,10 +105,14 @@ class Agents:
     def __init__(self, agent: IAgent) -> None:
         self.given = agent
         self.tls: list[ClientTLS | None] = []
+        self.released: list[IAgent] = []
 
     def agent(self, tls: ClientTLS | None = None, *, max_answer: int | None = None) -> IAgent:
         self.tls.append(tls)
         return self.given
+
+    def release(self, agent: IAgent) -> None:
+        self.released.append(agent)
 
 
 class TransportCase(SynchronousTestCase):
@@ -187,6 +191,30 @@ class CallTests(TransportCase):
         assert with_certificate is not None and without is not None
         self.assertEqual((with_certificate.cert_data, without.cert_data), (b"CERT", b""))
         self.assertEqual(len(self.server.seen), 3)  # the caller's refusal is not the agent's
+
+    def test_renewed_certificate(self) -> None:
+        """A client whose certificate was renewed is let go; the callers' one, without any, is kept."""
+
+        class Renewing:
+            number = 1
+
+            async def current(self) -> Credential:
+                return Credential(certificate=b"CERT %d" % self.number, key=Secret("KEY"))
+
+            def refused(self) -> bool:
+                return False
+
+        credentials = Renewing()
+        transport = self.connect(reply(200), credentials=credentials)
+        theirs = Call(method="GET", verb="get", resource="pods", path="/", token=Secret("theirs"))
+        for number in (1, 1, 2, 3):
+            credentials.number = number
+            for call in (LIST, theirs):
+                self.successResultOf(self.wait(transport.call(call)))
+        self.assertEqual(
+            [tls.cert_data for tls in self.agents.tls if tls], [b"CERT 1", b"", b"CERT 2", b"CERT 3"]
+        )
+        self.assertEqual(len(self.agents.released), 2)
 
     def test_failure(self) -> None:
         """A Status becomes an error with its code, reason and message; the sentence names the call."""

@@ -224,3 +224,22 @@ class ConnectorTests(SynchronousTestCase):
         asking.cancel()
         self.failureResultOf(asking, CancelledError)
         self.failureResultOf(agent.request(b"GET", b"ftp://api.example/"), SchemeNotSupported)
+
+    def test_released_agent(self) -> None:
+        """The connections of an agent that is let go end: an idle one at once, one in use when it is free."""
+        for busy in (False, True):
+            self.resolver.answer = succeed([IPv4Address("TCP", "192.0.2.1", 80)])
+            agent = self.connector.agent()
+            asking = agent.request(b"GET", b"http://api.example/")
+            protocol, transport = self.accept()
+            if busy:
+                self.connector.release(agent)
+                self.assertFalse(transport.disconnecting)
+            protocol.dataReceived(b"HTTP/1.1 204 No Content\r\n\r\n")
+            self.assertEqual(self.successResultOf(asking).code, 204)
+            if not busy:
+                self.assertFalse(transport.disconnecting)
+                self.connector.release(agent)
+            self.reactor.advance(0)
+            self.assertTrue(transport.disconnecting or transport.aborted)
+            protocol.connectionLost(Failure(ConnectionAborted()))
