@@ -124,7 +124,9 @@ def service_account(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUN
         host=environ["KUBERNETES_SERVICE_HOST"].strip("[]"),
         port=int(port),
         # 1.2: what the API server speaks with whom is the cluster's affair, and some clusters are old.
-        tls=ClientTLS(min_version="1.2", ca_file=str(authority)),
+        tls=ClientTLS(
+            min_version="1.2", ca_file=str(authority), origin="the pod's service account", ca_remedy=""
+        ),
         credentials=StaticCredentials(FileToken(token)),
         namespace=account_namespace(directory),
     )

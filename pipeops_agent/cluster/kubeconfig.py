@@ -189,6 +189,8 @@ def _tls(cluster: _Cluster, directory: Path, where: str) -> ClientTLS:
         # Data goes before a file, as in client-go.
         ca_file="" if authority else _joined(directory, cluster.certificate_authority),
         server_name=cluster.tls_server_name,
+        origin="the kubeconfig",
+        ca_remedy="the issuer's certificate belongs into the kubeconfig's certificate-authority",
     )
 
 

@@ -31,6 +31,11 @@ TIMEOUT: Final = 10.0
 MAX_SUMMARY: Final = 4 * 1024 * 1024
 """The longest summary that is read, in bytes: a few kilobytes for each pod."""
 
+CA_REMEDY: Final = (
+    "serverTLSBootstrap lets the cluster's CA sign the kubelets' certificates; or use metrics-server"
+)
+"""What to do about a kubelet that has signed its own certificate, as it does by default."""
+
 
 class _Cpu(msgspec.Struct, rename="camel"):
     usage_nano_cores: int = 0
@@ -168,7 +173,7 @@ class Kubelets:
             port=node.kubelet_port or PORT,
             prefix="",
             # Every kubelet's certificate is for its node's name; not every one for the address.
-            tls=msgspec.structs.replace(config.tls, server_name=node.name),
+            tls=msgspec.structs.replace(config.tls, server_name=node.name, ca_remedy=CA_REMEDY),
         )
         transport = Transport(self._clock, agents, there, version=self._version, observe=self._observe)
         call = Call(

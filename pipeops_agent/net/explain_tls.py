@@ -42,14 +42,21 @@ def explain_certificate(
                 remedy=clock_note or "it is too new, or this machine's clock is wrong",
             )
         case "unknown CA" | "self-signed":
-            trusted = f"the CA file {tls.ca_file}" if tls and tls.ca_file else "the system's authorities"
             return Explanation(
                 sentence=(
-                    f"the certificate of {place} is issued by {error.issuer}, which is not among {trusted}"
+                    f"the certificate of {place} is issued by {error.issuer}, which is not among"
+                    f" {_authorities(tls)}"
                 ),
-                remedy="the issuer's certificate belongs into tls.ca_file",
+                remedy=(tls or ClientTLS()).ca_remedy,
             )
     return Explanation(sentence=f"the certificate of {place} was not accepted: {error}")
+
+
+def _authorities(tls: ClientTLS | None) -> str:
+    """Whom a certificate should have come from."""
+    if tls is None or not (tls.ca_file or tls.ca_data):
+        return "the system's authorities"
+    return f"the authorities of {tls.origin}" if tls.origin else f"the CA file {tls.ca_file}"
 
 
 _VERSION: Final = ("protocol version", "unsupported protocol", "no protocols available")
@@ -67,7 +74,7 @@ _ALERTS: Final = (
     (
         "handshake failure",
         "ended the TLS handshake",
-        "no common cipher, or it wants a client certificate (tls.cert_file)",
+        "no common cipher, or it wants a client certificate",
     ),
     ("internal error", "failed during the TLS handshake", "its own log says why"),
 )
@@ -98,12 +105,21 @@ def explain_tls_error(error: SSL.Error, place: str, tls: ClientTLS | None) -> Ex
 def _alert(text: str, place: str, tls: ClientTLS | None) -> Explanation:
     """The server has said why it goes no further."""
     if any(word in text for word in _OUR_CERTIFICATE):
-        given = f"the client certificate {tls.cert_file}" if tls and tls.cert_file else None
-        return Explanation(
-            sentence=f"{place} does not accept {given or 'a missing client certificate'} ({text})",
-            remedy="tls.cert_file and tls.key_file must be of an authority that the server trusts",
+        ours = tls is None or not tls.origin
+        remedy = (
+            "tls.cert_file and tls.key_file must be of an authority that the server trusts" if ours else ""
         )
+        return Explanation(sentence=f"{place} does not accept {_given(tls)} ({text})", remedy=remedy)
     for word, does, remedy in _ALERTS:
         if word in text:
             return Explanation(sentence=f"{place} {does} ({text})", remedy=remedy)
     return Explanation(sentence=f"TLS with {place} failed: {text}")
+
+
+def _given(tls: ClientTLS | None) -> str:
+    """What the server was shown of us."""
+    if tls is not None and tls.cert_file:
+        return f"the client certificate {tls.cert_file}"
+    if tls is not None and tls.cert_data:
+        return f"the client certificate of {tls.origin}"
+    return "a missing client certificate"

@@ -70,6 +70,9 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
     @ivar server_name: the name that the server's certificate must be for, and that is sent as SNI; empty:
         the host that is connected to.
     @ivar verify: whether the server must prove who it is.
+    @ivar origin: where all of this comes from, for messages, if not from the section C{tls} of the settings:
+        "the kubeconfig".
+    @ivar ca_remedy: what to do about a server of another authority.
     """
 
     min_version: Literal["1.2", "1.3"] = "1.3"
@@ -81,6 +84,8 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
     key_data: Secret | None = None
     server_name: str = ""
     verify: bool = True
+    origin: str = ""
+    ca_remedy: str = "the issuer's certificate belongs into tls.ca_file"
 
     def for_host(self, host: str) -> HostTLS:
         """

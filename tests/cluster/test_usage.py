@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred, fail
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
@@ -17,8 +18,8 @@ from pipeops_agent.cluster.kubelets import MAX_SUMMARY, TIMEOUT, Kubelets
 from pipeops_agent.cluster.objects import Node
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.usage import ABSENT_RETRY, INTERVAL, SOON, Amount, UsageService, UsageStatus
-from pipeops_agent.net import ClientTLS
-from tests.cluster.case import FakeApiCase, _Agents
+from pipeops_agent.net import CertificateProblem, ClientTLS
+from tests.cluster.case import NOON, FakeApiCase, _Agents
 from tests.cluster.fakeapi import Fault
 
 GIB = 1024**3
@@ -56,6 +57,22 @@ class RoundOfAgents(_Agents):
         pass
 
 
+class SelfSigned:
+    """To kubelets that have signed their own certificates, as they do by default."""
+
+    def request(self, *arguments: Any) -> Deferred[Any]:
+        return fail(
+            CertificateProblem(
+                "self-signed",
+                subject="a",
+                issuer="CN=a-ca@1700000000",
+                not_before=NOON,
+                not_after=NOON,
+                detail="",
+            )
+        )
+
+
 def summary(cores: float, memory: int, **pods: tuple[float, int]) -> bytes:
     """A kubelet's summary."""
 
@@ -87,6 +104,7 @@ class UsageCase(FakeApiCase):
         self.inventory = Inventory()
         self.told: list[UsageStatus] = []
         self.service: UsageService | None = None
+        self.agents: Any = self._kubelet_traversal
         self.config = msgspec.structs.replace(self.api.transport.config, tls=ClientTLS(ca_data=b"ca"))
 
     def tearDown(self) -> None:
@@ -120,7 +138,7 @@ class UsageCase(FakeApiCase):
         asked = Kubelets(
             self.clock,
             current,
-            lambda: RoundOfAgents(self._kubelet_traversal),
+            lambda: RoundOfAgents(self.agents),
             version="0",
             observe=lambda *_: None,
         )
@@ -285,6 +303,16 @@ class KubeletTests(UsageCase):
         self.assertIsNone(self.start().usage)
         self.assertEqual(self.kubelets.seen, [])
         self.assertIn("the cluster's CA is not known", self.told[-1].message)
+
+    def test_own_certificate(self) -> None:
+        """What is said of a kubelet that nobody vouches for has nothing to do with the settings C{tls.*}."""
+        self.agents = SelfSigned()
+        self.nodes(a="10.0.0.1")
+        self.assertIsNone(self.start().usage)
+        said = self.told[-1].message
+        self.assertIn("the certificate of 10.0.0.1:10250 is issued by CN=a-ca@1700000000", said)
+        self.assertIn("serverTLSBootstrap", said)
+        self.assertNotIn("ca_file", said)
 
     def test_too_long(self) -> None:
         """A summary that is too long is not read."""

@@ -104,6 +104,17 @@ class ExplainTests(SynchronousTestCase):
             self.assertIn("the system's authorities", system.sentence)
             own = explain(certificate(fault), PLACE, ClientTLS(ca_file="/etc/ca.pem"))
             self.assertIn("the CA file /etc/ca.pem", own.sentence)
+            self.assertIn("tls.ca_file", own.remedy)
+
+    def test_other_origin(self) -> None:
+        """Of TLS that no C{tls.*} setting describes none is named."""
+        tls = ClientTLS(ca_data=b"PEM", cert_data=b"PEM", origin="the kubeconfig", ca_remedy="another CA")
+        unknown = explain(certificate("unknown CA"), PLACE, tls)
+        self.assertIn("not among the authorities of the kubeconfig", unknown.sentence)
+        self.assertEqual(unknown.remedy, "another CA")
+        refused = explain(tls_error("tlsv1 alert unknown ca"), PLACE, tls)
+        self.assertIn("does not accept the client certificate of the kubeconfig", refused.sentence)
+        self.assertEqual(refused.remedy, "")
 
     def test_version(self) -> None:
         """A server that is too old: the version, and the setting that lets it in."""
