@@ -12,11 +12,17 @@ from typing import Final
 
 import msgspec
 
-from pipeops_agent.cluster.resources import NAMESPACES, Resource
+from pipeops_agent.cluster.resources import NAMESPACES, NODE_METRICS, NODES, Resource
 from pipeops_agent.settings import Settings
 
 READING: Final = frozenset({"get", "list", "watch", "logs"})
 """The verbs that change nothing; each of the others is refused where the owner allows reading alone."""
+
+_SHARED: Final = frozenset({NODES.name, NODE_METRICS.name, NAMESPACES.name})
+"""
+What has no namespace and can be read all the same where only some namespaces are within reach: by it one sees
+where one's pods run. Anything else that has none (roles, volumes, CRDs, webhooks) is about the others too.
+"""
 
 
 class OutOfReach(Exception):
@@ -27,9 +33,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """
     The owner's rules.
 
-    @ivar namespaces: the only ones within reach; empty: all. What has no namespace can be read all the same
-        (nodes), except the other namespaces themselves.
-    @ivar denied_namespaces: not within reach even if they are named above.
+    @ivar namespaces: the only ones within reach; empty: all. Of what has no namespace nodes can be read,
+        and these namespaces themselves; nothing can be changed, as with Kubernetes' own role C{admin} in a
+        namespace.
+    @ivar denied_namespaces: not within reach even if they are named above. Alone they take nothing else away:
+        what has no namespace stays within reach.
     @ivar denied_verbs: operations (C{exec}, C{scale}) and verbs of the API (C{delete}), as people write them.
     @ivar denied_kinds: C{Secret}, C{secrets} or C{deployments.apps}, in any case of letters.
     """
@@ -83,5 +91,17 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             raise OutOfReach(
                 f"namespace {within} is out of reach: kubernetes.namespaces, access.deny.namespaces"
             )
-        if not within and resource.namespaced and verb not in READING and self.namespaces:
-            raise OutOfReach(f"{verb} needs one of the namespaces in kubernetes.namespaces")
+        if not resource.namespaced:
+            self._check_shared(verb, resource)
+        elif not within and verb not in READING and (self.namespaces or self.denied_namespaces):
+            raise OutOfReach(
+                f"{verb} needs one namespace: some are out of reach (kubernetes.namespaces,"
+                " access.deny.namespaces)"
+            )
+
+    def _check_shared(self, verb: str, resource: Resource) -> None:
+        """What has no namespace belongs to all of them."""
+        if self.namespaces and not (verb in READING and resource.name in _SHARED):
+            raise OutOfReach(
+                f"{verb} on {resource.name} concerns all namespaces: kubernetes.namespaces allows some"
+            )

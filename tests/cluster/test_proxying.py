@@ -312,6 +312,9 @@ class ScopeTests(ProxyCase):
             ("GET", "/api/v1/namespaces"),
             ("POST", "/api/v1/namespaces"),
             ("GET", "/apis/apps/v1/deployments"),
+            ("PATCH", "/api/v1/nodes/n1"),
+            ("PATCH", "/api/v1/namespaces/shop"),
+            ("DELETE", "/api/v1/namespaces/shop"),
         )
         self.refused(
             scope, ("GET", "/api/v1/pods"), query={"watch": "1", "fieldSelector": "metadata.namespace=shop"}

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.cluster.resources import DEPLOYMENTS, NAMESPACES, NODES, PODS, SECRETS
+from pipeops_agent.cluster.resources import (
+    DEPLOYMENTS,
+    NAMESPACES,
+    NODE_METRICS,
+    NODES,
+    PODS,
+    SECRETS,
+    Resource,
+)
 from pipeops_agent.cluster.scope import OutOfReach, Scope
 from pipeops_agent.settings import Settings
 from pipeops_agent.settings.model import AccessSettings, DenySettings, KubernetesSettings
+
+CLUSTER_ROLES = Resource(
+    group="rbac.authorization.k8s.io",
+    version="v1",
+    plural="clusterroles",
+    kind="ClusterRole",
+    namespaced=False,
+)
 
 
 class ScopeTests(SynchronousTestCase):
@@ -63,11 +79,34 @@ class ScopeTests(SynchronousTestCase):
         scope.check("get", NAMESPACES, None, name="shop")
 
     def test_all_namespaces(self) -> None:
-        """With allowed namespaces nothing is changed in all of them at once; what has none can be read."""
+        """Where some namespaces are out of reach nothing is changed in all of them at once."""
+        for scope in (Scope(namespaces=frozenset({"shop"})), Scope(denied_namespaces=frozenset({"bank"}))):
+            self.assertIn("kubernetes.namespaces", self.refused(scope, "delete", PODS, None))
+            scope.check("list", PODS, None)
+
+    def test_without_namespace(self) -> None:
+        """With allowed namespaces nodes can be read, and those namespaces; the rest concerns all others."""
         scope = Scope(namespaces=frozenset({"shop"}))
-        self.assertIn("kubernetes.namespaces", self.refused(scope, "delete", PODS, None))
-        scope.check("list", NODES, None)
+        for verb in ("get", "list", "watch"):
+            for resource in (NODES, NODE_METRICS, NAMESPACES):
+                scope.check(verb, resource, None)
+        scope.check("get", NAMESPACES, None, name="shop")
+        for verb, resource, name in (
+            ("cordon", NODES, "n1"),
+            ("patch", NODES, "n1"),
+            ("delete", NAMESPACES, "shop"),
+            ("create", NAMESPACES, "shop"),
+            ("create", CLUSTER_ROLES, "everything"),
+            ("get", CLUSTER_ROLES, "everything"),
+            ("list", CLUSTER_ROLES, ""),
+        ):
+            self.assertIn("kubernetes.namespaces", self.refused(scope, verb, resource, None, name=name))
+
+    def test_denied_namespaces_alone(self) -> None:
+        """They take away themselves, and nothing that has no namespace."""
+        scope = Scope(denied_namespaces=frozenset({"bank"}))
         scope.check("cordon", NODES, None, name="n1")
+        scope.check("create", CLUSTER_ROLES, None, name="everything")
 
     def test_verbs(self) -> None:
         """A denied verb is refused for every kind."""

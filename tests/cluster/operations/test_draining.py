@@ -173,12 +173,21 @@ class DrainTests(NodeCase):
         self.on("a", namespace="bank")
         for scope in (
             Scope(denied_namespaces=frozenset({"bank"})),
-            Scope(namespaces=frozenset({"shop"})),
             Scope(denied_verbs=frozenset({"delete"})),
             Scope(denied_kinds=frozenset({"pods"})),
         ):
             error = self.failure(self.command("drain", "node n1", scope=scope), BadRequest)
             self.assertIn("bank/a", error.sentence)
+        self.assertFalse(self.cordoned())
+
+    def test_some_namespaces(self) -> None:
+        """A node is all namespaces' affair: with some of them allowed it is neither drained nor cordoned."""
+        self.on("a")
+        for command in ("drain", "cordon", "uncordon"):
+            error = self.failure(
+                self.command(command, "node n1", scope=Scope(namespaces=frozenset({"shop"}))), OutOfReach
+            )
+            self.assertIn("kubernetes.namespaces", str(error))
         self.assertFalse(self.cordoned())
 
     def test_time_is_up(self) -> None:
