@@ -37,7 +37,6 @@ from pipeops_agent.log import AgentLog
 from pipeops_agent.metrics import Metrics, ReactorLag
 from pipeops_agent.parts import Common, Parts
 from pipeops_agent.scheduling import Tasks, sleep
-from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import (
     DIRECT,
     Loaded,
@@ -105,7 +104,9 @@ class Agent(MultiService):
         self.hub = EventHub(host.wall)
         self.board = board = StatusBoard(self.hub, host.wall, clean=log.redactor.clean)
         self.metrics = Metrics(board, host.wall, build_info())
-        self.cluster = make_cluster(reactor, settings, host, board, self.hub, self.metrics)
+        self.cluster = make_cluster(
+            reactor, settings, host, board, self.hub, self.metrics, keep=log.redactor.keep
+        )
         self.cluster.on_version = self._cluster_known
         self._home = home = home_of(settings, host, self.cluster.api)
         self._store = store or state_store(settings, host, home)
@@ -136,7 +137,7 @@ class Agent(MultiService):
             canaries=Canaries(),
             settings=lambda: self._settings,
             proxies=lambda: self._loaded.proxies,
-            learn=self._learn,
+            keep=self._log_output.redactor.keep,
             end=self._fail,
             cluster=lambda: heartbeat_figures(self.cluster, self.board.now.cluster),
         )
@@ -151,8 +152,8 @@ class Agent(MultiService):
     def startService(self) -> None:
         """Serve HTTP, and begin the start phase; a port that is taken ends the agent."""
         super().startService()
-        self._learn_own()
-        self._tokens.on_change(self._learn_own)
+        self._keep_own()
+        self._tokens.on_change(self._keep_own)
         self._say_ways_out()
         for caution in self._loaded.cautions:
             _log.warn("{caution}", caution=caution)
@@ -264,7 +265,7 @@ class Agent(MultiService):
     def _take_identity(self, stored: Stored) -> None:
         assert stored.state is not None
         if stored.state.cluster_token:
-            self._learn(stored.state.cluster_token)
+            self._log_output.redactor.keep("cluster.token", stored.state.cluster_token)
         agent_id = stored.state.agent_id
         self.board.identify(agent_id)
         _log.info("this is agent {agent_id}, by {store}", agent_id=agent_id, store=self._store.describe())
@@ -298,21 +299,16 @@ class Agent(MultiService):
 
     # -- secrets
 
-    def _learn(self, secret: Secret) -> None:
-        """
-        Let the log mask C{secret} from now on.
-
-        The log remembers a bounded number; our own are told anew each time, so that passwords which change
-        with every poll can't push them out.
-        """
-        self._log_output.redactor.learn(secret)
-        self._learn_own()
-
-    def _learn_own(self) -> None:
-        proxies = self._loaded.proxies.secrets()
-        for secret in (self._settings.pipeops.token, self._tokens.current(), *proxies):
+    def _keep_own(self) -> None:
+        """Let the log mask what settings and files say of secrets now."""
+        keep, settings = self._log_output.redactor.keep, self._settings
+        for name, secret in (
+            ("the token", self._tokens.current()),
+            ("pipeops.token", settings.pipeops.token),
+        ):
             if secret:
-                self._log_output.redactor.learn(secret)
+                keep(name, secret)
+        keep("proxies", *self._loaded.proxies.secrets())
 
     def _say_ways_out(self) -> None:
         """Which proxy is used for what, where there is one."""
@@ -338,7 +334,7 @@ class Agent(MultiService):
         before, self._loaded = self._loaded, loaded
         self._settings = settings = take_live(self._settings, loaded.settings)
         self._log_output.set_levels(settings.logging.level, settings.logging.levels)
-        self._learn_own()
+        self._keep_own()
         self._tokens.replace(token_source(settings))
         self.cluster.reconfigure(settings)
         if self._parts is not None:

@@ -17,6 +17,7 @@ from pipeops_agent.cluster.service import ClusterService
 from pipeops_agent.events import EventHub
 from pipeops_agent.metric_families import Labelled, gauge
 from pipeops_agent.metrics import ClusterCounts, Metrics
+from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Settings
 from pipeops_agent.sources import Host
 from pipeops_agent.status import ClusterStatus, StatusBoard
@@ -128,7 +129,14 @@ def cluster_counts(cluster: ClusterService) -> ClusterCounts | None:
 
 
 def make_cluster(
-    reactor: Any, settings: Settings, host: Host, board: StatusBoard, hub: EventHub, metrics: Metrics
+    reactor: Any,
+    settings: Settings,
+    host: Host,
+    board: StatusBoard,
+    hub: EventHub,
+    metrics: Metrics,
+    *,
+    keep: Callable[[str, Secret], None],
 ) -> ClusterService:
     """The cluster's service, whose calls and figures are in C{metrics}."""
     cluster = ClusterService(
@@ -139,6 +147,7 @@ def make_cluster(
         hub,
         version=build_info().version,
         counted=metrics.observe_kubernetes_call,
+        keep=keep,
     )
     metrics.read_cluster_from(lambda: cluster_counts(cluster))
     metrics.add(ClusterCollector(cluster, lambda: board.now.cluster, host.wall))

@@ -57,7 +57,13 @@ async def reset_state(
 async def reset_state_of(reactor: Any, settings: Settings, host: Host) -> tuple[str, ExitStatus]:
     """As L{reset_state}, of this host with these settings."""
     finder = Finder(reactor, settings.kubernetes, host.cluster_surroundings)
-    access = ClusterAccess(reactor, finder, version=build_info().version, observe=lambda *_: None)
+    access = ClusterAccess(
+        reactor,
+        finder,
+        version=build_info().version,
+        observe=lambda *_: None,
+        keep=lambda *_: None,  # an errand has no log
+    )
     home = home_of(settings, host, access.api)
     if home is not None:
         access.look()

@@ -85,7 +85,7 @@ class Common:
     @ivar settings: those that hold now; asked each time.
     @ivar canaries: the canaries that are out, of which the agent's own site knows.
     @ivar proxies: which proxy leads to which target, now; asked for each connection.
-    @ivar learn: lets the log mask a secret from now on.
+    @ivar keep: lets the log mask a secret until another has its name.
     @ivar end: told of the error that ends the agent.
     @ivar cluster: what heartbeats carry of the cluster.
     """
@@ -99,7 +99,7 @@ class Common:
     canaries: Canaries
     settings: Callable[[], Settings]
     proxies: Callable[[], Proxies]
-    learn: Callable[[Secret], None]
+    keep: Callable[[str, Secret], None]
     end: Callable[[FatalError], None]
     cluster: Callable[[], Mapping[str, str | int]]
 
@@ -133,7 +133,7 @@ class Parts:
         )
         self.registration = RegistrationService(
             common.clock,
-            Registrar(client, common.learn),
+            Registrar(client, partial(common.keep, "cluster.token")),
             settings.pipeops,
             common.board,
             common.wall,
@@ -337,7 +337,7 @@ class Parts:
             _, password = order.server.credentials
             if password != self._password:
                 self._password = password
-                self._common.learn(password)
+                self._common.keep("the tunnel's password", password)
         self.tunnel.obey(order)
 
     def _dialled(self, forward: str, problem: str | None) -> None:
@@ -374,4 +374,4 @@ class Parts:
     def _learn_cluster_token(self) -> None:
         token = self._cluster_token.current()
         if token:
-            self._common.learn(token)
+            self._common.keep("the token for the tunnelled API", token)

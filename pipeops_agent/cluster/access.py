@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.cluster.api import LiveApi
-from pipeops_agent.cluster.config import ClusterConfig
+from pipeops_agent.cluster.config import ClusterConfig, Credential, Credentials
 from pipeops_agent.cluster.errors import Misconfigured
 from pipeops_agent.cluster.finding import NO_CLUSTER, Finder
 from pipeops_agent.cluster.transport import Observer, Transport
 from pipeops_agent.net import Connector
+from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.problems import Unfit
 from pipeops_agent.settings.proxies import Proxies
 from pipeops_agent.settings.proxy_url import parse_proxy
@@ -27,11 +30,21 @@ class ClusterAccess:
 
     @param reactor: everything that a reactor can do.
     @param observe: told of each call.
+    @param keep: lets the log mask a secret until another has its name.
     @ivar api: the API, for as long as the process lives, whatever cluster is meant.
     """
 
-    def __init__(self, reactor: Any, finder: Finder, *, version: str, observe: Observer) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        finder: Finder,
+        *,
+        version: str,
+        observe: Observer,
+        keep: Callable[[str, Secret], None],
+    ) -> None:
         self._reactor = reactor
+        self._keep = keep
         self._finder = finder
         self._version = version
         self._observe = observe
@@ -77,6 +90,8 @@ class ClusterAccess:
         self._print = seen
         try:
             config = self._finder.find()
+            known = _Known(config.credentials, self._keep)
+            config = msgspec.structs.replace(config, credentials=known)
             connector = self._make_connector(config)
         except Misconfigured as error:
             # What was found before holds no more: its credentials may have been taken away on purpose.
@@ -100,6 +115,8 @@ class ClusterAccess:
             except Unfit as error:
                 raise Misconfigured(f"{config.origin}: proxy-url: {error}") from None
             proxies = Proxies(https=proxy, http=proxy)
+            for password in proxies.secrets()[:1]:
+                self._keep("the cluster's proxy", password)
         return Connector(self._reactor, connect_timeout=CONNECT_TIMEOUT, proxies=lambda: proxies)
 
     def _drop(self) -> None:
@@ -112,3 +129,24 @@ class ClusterAccess:
         """Close the connections that nobody uses."""
         if self._connector is not None:
             await self._connector.close()
+
+
+class _Known:
+    """Credentials that the log knows by the time that somebody has them (L{Credentials})."""
+
+    def __init__(self, credentials: Credentials, keep: Callable[[str, Secret], None]) -> None:
+        self._credentials = credentials
+        self._keep = keep
+        self._last = Credential()
+
+    async def current(self) -> Credential:
+        found = await self._credentials.current()
+        if found != self._last:
+            self._last = found
+            for name, secret in (("the cluster's token", found.token), ("the cluster's key", found.key)):
+                if secret:
+                    self._keep(name, secret)
+        return found
+
+    def refused(self) -> bool:
+        return self._credentials.refused()

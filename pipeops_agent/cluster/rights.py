@@ -31,7 +31,7 @@ RETRY: Final = 60.0
 MAX_NAMESPACES: Final = 200
 """Namespaces whose rules are read; where there are more, settings should name those that are meant."""
 
-_log = Logger(namespace="rights")
+_log = Logger(namespace="cluster")
 
 ACCESS: Final = Resource(
     group="authorization.k8s.io",

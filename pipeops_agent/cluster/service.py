@@ -34,6 +34,7 @@ from pipeops_agent.events import EventHub
 from pipeops_agent.facts import FactSource
 from pipeops_agent.net import Connector
 from pipeops_agent.scheduling import Tasks
+from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Settings
 from pipeops_agent.status import KindStatus, StatusBoard
 
@@ -46,6 +47,7 @@ class ClusterService(MultiService):
 
     @param reactor: everything that a reactor can do.
     @param counted: told of every call, for metrics.
+    @param keep: lets the log mask a secret until another has its name.
 
     @ivar on_version: called when the API server's version is first known, or another one.
     @ivar api: the API of whichever cluster is configured; every operation goes by it.
@@ -62,6 +64,7 @@ class ClusterService(MultiService):
         *,
         version: str,
         counted: Observer,
+        keep: Callable[[str, Secret], None],
     ) -> None:
         super().__init__()
         self._clock: IReactorTime = reactor
@@ -71,7 +74,11 @@ class ClusterService(MultiService):
         self._hub = hub
         self._counted = counted
         self._access = ClusterAccess(
-            reactor, Finder(reactor, settings.kubernetes, around), version=version, observe=self._observed
+            reactor,
+            Finder(reactor, settings.kubernetes, around),
+            version=version,
+            observe=self._observed,
+            keep=keep,
         )
         self.api = self._access.api
         self.inventory = Inventory()

@@ -27,7 +27,7 @@ MIN_LEARNED: Final = 8
 """Shorter texts are everyday words: masking C{admin} everywhere hides the log and tells the secret."""
 
 MAX_LEARNED: Final = 32
-"""Secrets remembered; tokens rotate, and the oldest is forgotten first."""
+"""Secrets remembered beside those that are kept; tokens rotate, and the oldest is forgotten first."""
 
 MAX_TEXT: Final = 64 * 1024
 """Characters of one text that are looked at; the rest is cut off before it can cost time."""
@@ -96,6 +96,7 @@ class Redactor:
 
     def __init__(self) -> None:
         self._learned: dict[str, tuple[str, ...]] = {}
+        self._kept: dict[str, dict[str, tuple[str, ...]]] = {}
         self._needles: tuple[str, ...] = ()
 
     def learn(self, secret: Secret) -> bool:
@@ -108,13 +109,37 @@ class Redactor:
         text = secret.reveal().strip()
         if len(text) < MIN_LEARNED:
             return False
+        self._remember(text, tuple(_forms(text)))
+        self._sharpen()
+        return True
+
+    def keep(self, name: str, *secrets: Secret) -> None:
+        """
+        Mask C{secrets} until others are kept under C{name}, however many are learned meanwhile: passwords
+        that change with every poll must not push out the agent's own token.
+
+        Those that were kept under it before are remembered like any that was learned.
+        """
+        texts = [text for secret in secrets if len(text := secret.reveal().strip()) >= MIN_LEARNED]
+        before = self._kept.get(name, {})
+        if list(before) == texts:
+            return
+        for text, forms in before.items():
+            self._remember(text, forms)
+        self._kept[name] = {text: tuple(_forms(text)) for text in texts}
+        self._sharpen()
+
+    def _remember(self, text: str, forms: tuple[str, ...]) -> None:
         self._learned.pop(text, None)
-        self._learned[text] = tuple(_forms(text))
+        self._learned[text] = forms
         while len(self._learned) > MAX_LEARNED:
             del self._learned[next(iter(self._learned))]
-        needles = {form for forms in self._learned.values() for form in forms}
+
+    def _sharpen(self) -> None:
+        """Look for what is known now."""
+        known = (self._learned, *self._kept.values())
+        needles = {form for each in known for forms in each.values() for form in forms}
         self._needles = tuple(sorted(needles, key=len, reverse=True))
-        return True
 
     def clean(self, text: str) -> str:
         """C{text} without secrets, and without what goes beyond L{MAX_TEXT}."""

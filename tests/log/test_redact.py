@@ -102,6 +102,23 @@ class LearnedTests(SynchronousTestCase):
         self.assertEqual(redactor.clean("rotated-token-00000"), "rotated-token-00000")
         self.assertEqual(redactor.clean("rotated-token-00001"), MASK)
 
+    def test_kept(self) -> None:
+        """What is kept outlives any number of others; replaced, it is one of them."""
+        redactor = Redactor()
+        redactor.keep("the token", Secret(TOKEN))
+        redactor.keep("proxies", Secret("proxy-one"), Secret("proxy-two"), Secret("short"))
+        for number in range(MAX_LEARNED + 5):
+            redactor.learn(Secret(f"rotated-token-{number:05}"))
+        self.assertEqual(redactor.clean(f"{TOKEN} proxy-one proxy-two short"), f"{MASK} {MASK} {MASK} short")
+        redactor.keep("the token", Secret("another-token"))
+        self.assertEqual(redactor.clean(f"{TOKEN} another-token"), f"{MASK} {MASK}")
+        for number in range(MAX_LEARNED):
+            redactor.learn(Secret(f"rotated-token-{number:05}"))
+        self.assertEqual(redactor.clean(f"{TOKEN} another-token"), f"{TOKEN} {MASK}")
+        redactor.keep("the token")
+        redactor.keep("proxies")
+        self.assertEqual(redactor.clean("another-token proxy-two"), f"{MASK} {MASK}")
+
     def test_surrogates(self) -> None:
         """A secret from an environment that is not UTF-8 can be learned and found."""
         self.assertEqual(knowing("abcdefgh\udcff").clean("<abcdefgh\udcff>"), f"<{MASK}>")
