@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Generic, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -94,6 +94,28 @@ def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
     waiting: Deferred[None] = Deferred(lambda _: call.cancel())
     call = clock.callLater(max(0.0, seconds), waiting.callback, None)
     return waiting
+
+
+async def together(jobs: Iterable[Callable[[], Awaitable[None]]], *, limit: int) -> None:
+    """
+    Do all C{jobs}, C{limit} of them at one time.
+
+    The first that fails is the failure of all: what is under way is cancelled, and the rest never begins.
+    """
+    waiting = iter(jobs)
+
+    async def work() -> None:
+        for job in waiting:
+            await job()
+
+    workers = [Deferred.fromCoroutine(work()) for _ in range(limit)]
+    try:
+        await DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
+    except FirstError as first:
+        first.subFailure.raiseException()
+    finally:
+        for worker in workers:
+            worker.cancel()
 
 
 class _Task:

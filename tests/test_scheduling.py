@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -17,6 +19,7 @@ from pipeops_agent.scheduling import (
     as_deferred,
     bounded,
     sleep,
+    together,
 )
 
 
@@ -197,6 +200,54 @@ class SleepTests(ClockTestCase):
         waking = sleep(self.clock, -3)
         self.clock.advance(0)
         self.successResultOf(waking)
+
+
+class TogetherTests(SynchronousTestCase):
+    """Several at one time, and no more."""
+
+    def setUp(self) -> None:
+        self.begun: list[int] = []
+        self.waiting: dict[int, Deferred[None]] = {}
+
+    def jobs(self, count: int) -> Iterator[Callable[[], Awaitable[None]]]:
+        for number in range(count):
+            yield partial(self.job, number)
+
+    async def job(self, number: int) -> None:
+        self.begun.append(number)
+        self.waiting[number] = Deferred()
+        await self.waiting[number]
+
+    def test_limit(self) -> None:
+        """The next begins when one has ended; all is over with the last."""
+        result = Deferred.fromCoroutine(together(self.jobs(3), limit=2))
+        self.assertEqual(self.begun, [0, 1])
+        self.waiting[1].callback(None)
+        self.assertEqual(self.begun, [0, 1, 2])
+        self.waiting[2].callback(None)
+        self.assertNoResult(result)
+        self.waiting[0].callback(None)
+        self.successResultOf(result)
+
+    def test_nothing(self) -> None:
+        """No jobs are done at once."""
+        self.successResultOf(Deferred.fromCoroutine(together((), limit=2)))
+
+    def test_failure(self) -> None:
+        """The first failure is that of all; what is under way is cancelled, and nothing more begins."""
+        result = Deferred.fromCoroutine(together(self.jobs(5), limit=2))
+        self.waiting[0].errback(Boom())
+        self.failureResultOf(result, Boom)
+        self.assertTrue(self.waiting[1].called)
+        self.assertEqual(self.begun, [0, 1])
+
+    def test_cancelled(self) -> None:
+        """So it is when nobody wants it any more."""
+        result = Deferred.fromCoroutine(together(self.jobs(5), limit=2))
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertTrue(self.waiting[0].called and self.waiting[1].called)
+        self.assertEqual(self.begun, [0, 1])
 
 
 class TasksTests(SynchronousTestCase):

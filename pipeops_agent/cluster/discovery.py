@@ -7,7 +7,7 @@ read anew when something is asked for that is not there: a CRD may have been mad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -114,12 +114,25 @@ class Catalog:
 
 
 class Discovery:
-    """Keeps the L{Catalog} of one server."""
+    """
+    Keeps the L{Catalog} of one server.
 
-    def __init__(self, clock: IReactorTime, api: Api, *, lifetime: float = LIFETIME) -> None:
+    @param told: of each that was read.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        api: Api,
+        *,
+        lifetime: float = LIFETIME,
+        told: Callable[[Catalog], None] = lambda catalog: None,
+    ) -> None:
         self._clock = clock
         self._api = api
         self._lifetime = lifetime
+        self._told = told
+        self._generation = 0
         self._lock = DeferredLock()
         self._catalog: Catalog | None = None
         self._read_at = 0.0
@@ -180,17 +193,25 @@ class Discovery:
         """Read anew, whatever is there."""
         return await self._newer_than(-1.0)
 
+    def forget(self) -> None:
+        """It is another server now: what is being read of the old one counts no more."""
+        self._generation += 1
+        self._catalog = None
+
     async def _newer_than(self, age: float) -> Catalog:
         """The catalog, read now where it is older: by one at a time, the others take what that one reads."""
         asked = self._clock.seconds()
         await self._lock.acquire()
         try:
             wanted = asked - age
-            if self._catalog is None or self._read_at < wanted:
-                began = self._clock.seconds()
-                self._catalog = await self._read()
-                self._read_at = began
-            return self._catalog
+            if self._catalog is not None and self._read_at >= wanted:
+                return self._catalog
+            began, generation = self._clock.seconds(), self._generation
+            catalog = await self._read()
+            if generation == self._generation:
+                self._catalog, self._read_at = catalog, began
+                self._told(catalog)
+            return catalog
         finally:
             self._lock.release()
 

@@ -5,10 +5,12 @@ what is asked of the API server at start, and what a missing right is reported w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
+
+from pipeops_agent.cluster.scope import READING
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -34,13 +36,26 @@ class Need(msgspec.Struct, frozen=True, kw_only=True, order=True):
         full = f"{plural}.{self.group}{slash}{sub}" if self.group else self.resource
         return f"{self.verb} {full}{f' {self.name}' if self.name else ''}"
 
-    @property
-    def rule(self) -> str:
-        """The rule of a Role or ClusterRole that grants it, in YAML."""
-        lines = [f'- apiGroups: ["{self.group}"]', f'  resources: ["{self.resource}"]']
-        if self.name:
-            lines.append(f'  resourceNames: ["{self.name}"]')
-        return "\n".join([*lines, f'  verbs: ["{self.verb}"]'])
+
+def rules(needs: Iterable[Need]) -> list[str]:
+    """
+    The rules of a Role or ClusterRole that grant C{needs} and nothing else, each on one line of YAML: rights
+    that differ in their verbs alone are one, and so are, then, those that differ in their resources alone.
+    """
+    verbs: dict[tuple[str, str, str], list[str]] = {}
+    for need in needs:
+        verbs.setdefault((need.group, need.name, need.resource), []).append(need.verb)
+    resources: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (group, name, resource), there in verbs.items():
+        resources.setdefault((group, name, tuple(dict.fromkeys(there))), []).append(resource)
+    return [_rule(group, name, found, there) for (group, name, there), found in resources.items()]
+
+
+def _rule(group: str, name: str, resources: Iterable[str], verbs: Iterable[str]) -> str:
+    names = f'resourceNames: ["{name}"], ' if name else ""
+    return (
+        f'{{apiGroups: ["{group}"], resources: [{", ".join(resources)}], {names}verbs: [{", ".join(verbs)}]}}'
+    )
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,11 +64,18 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
     @ivar needs: all of them are needed.
     @ivar namespace: the one where they are needed; empty: wherever the agent is to work.
+    @ivar own: whether it is for the agent itself, so that the owner's rules for callers don't concern it.
     """
 
     name: str
     needs: tuple[Need, ...]
     namespace: str = ""
+    own: bool = False
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing."""
+        return READING.issuperset(need.verb for need in self.needs)
 
 
 def _needs(
@@ -124,6 +146,7 @@ FEATURES: Final = (
     ),
     Feature(
         name="kubernetes_tokens",
+        own=True,
         needs=(
             *_needs("create", "tokenreviews", "authentication.k8s.io", namespaced=False),
             *_needs("create", "subjectaccessreviews", "authorization.k8s.io", namespaced=False),
@@ -149,5 +172,5 @@ def own_features(
     ):
         if name:
             needs = (*_needs(verbs, resource, group, name=name),)
-            found.append(Feature(name=feature, needs=needs, namespace=namespace))
+            found.append(Feature(name=feature, needs=needs, namespace=namespace, own=True))
     return tuple(found)

@@ -10,17 +10,20 @@ self-granted.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pipeops_agent.cluster.api import Api
-from pipeops_agent.cluster.errors import ClusterError
-from pipeops_agent.cluster.needs import Feature, Need
-from pipeops_agent.cluster.resources import Resource
-from pipeops_agent.scheduling import PeriodicService
+from pipeops_agent.cluster.errors import ClusterError, StatusError
+from pipeops_agent.cluster.needs import Feature, Need, rules
+from pipeops_agent.cluster.resources import NAMESPACES, Resource
+from pipeops_agent.cluster.scope import Scope
+from pipeops_agent.scheduling import PeriodicService, together
 
 INTERVAL: Final = 3600.0
 """Seconds between two looks."""
@@ -30,6 +33,12 @@ RETRY: Final = 60.0
 
 MAX_NAMESPACES: Final = 200
 """Namespaces whose rules are read; where there are more, settings should name those that are meant."""
+
+MAX_NAMED: Final = 10
+"""Namespaces that one message names."""
+
+AT_ONCE: Final = 8
+"""Questions under way at one time: the start waits for the answers."""
 
 _log = Logger(namespace="cluster")
 
@@ -90,24 +99,11 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """
     A right that is not granted everywhere it is meant to be.
 
-    @ivar right: C{patch deployments.apps/scale}.
-    @ivar rule: the RBAC rule that would grant it, in YAML.
-    @ivar kind: C{ClusterRole} where it is not granted in single namespaces.
     @ivar namespaces: where it is missing; empty: everywhere.
     """
 
-    right: str
-    rule: str
-    kind: Literal["Role", "ClusterRole"]
+    need: Need
     namespaces: tuple[str, ...] = ()
-
-    @property
-    def sentence(self) -> str:
-        """For people."""
-        where = f" in {', '.join(self.namespaces[:10])}" if self.namespaces else ""
-        return (
-            f"the right to {self.right} is missing{where}; this rule in a {self.kind} grants it: {self.rule}"
-        )
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,39 +121,98 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it works in C{namespace}, or (None) everywhere."""
         return self.state == "allowed" or (self.state == "namespaces" and namespace in self.namespaces)
 
+    @property
+    def sentence(self) -> str:
+        """What is missing, and the RBAC rules that would grant it; empty: nothing."""
+        places: dict[tuple[str, ...], list[Need]] = {}
+        for each in self.missing:
+            places.setdefault(each.namespaces, []).append(each.need)
+        return "; ".join(_wanted(needs, namespaces) for namespaces, needs in places.items())
+
+
+def _wanted(needs: Sequence[Need], namespaces: Sequence[str]) -> str:
+    some, more = namespaces[:MAX_NAMED], len(namespaces) - MAX_NAMED
+    where = f" in {', '.join(some)}" + (f" and {more} more" if more > 0 else "") if namespaces else ""
+    role = "a Role there" if namespaces else "a ClusterRole"
+    rights = ", ".join(need.words for need in needs)
+    return f"the agent lacks the right to {rights}{where}; {role} grants it with {', '.join(rules(needs))}"
+
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent may do, at one moment: a verdict for each feature's name."""
 
     features: dict[str, Verdict]
 
-    @property
-    def missing(self) -> tuple[Missing, ...]:
-        """Every right that is missing, once each."""
-        return tuple(dict.fromkeys(right for verdict in self.features.values() for right in verdict.missing))
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Where the agent is to work.
+
+    @ivar names: namespaces, each of which is looked at where a right is not granted in the whole cluster.
+    @ivar whole: whether all of the cluster is meant, and not those alone.
+    """
+
+    names: tuple[str, ...] = ()
+    whole: bool = True
 
 
-async def review(api: Api, features: Sequence[Feature], namespaces: Sequence[str]) -> Report:
+class _Named(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Namespace(msgspec.Struct, frozen=True):
+    metadata: _Named
+
+
+async def places_within(api: Api, scope: Scope, home: str) -> Places:
+    """
+    The namespaces that C{scope} allows; where it allows all, those that there are, the agent's own first.
+
+    @raise ClusterError: the API server can't be asked. That it does not let the agent list them is none.
+    """
+    if scope.namespaces:
+        return Places(names=tuple(sorted(filter(scope.reaches, scope.namespaces))), whole=False)
+    names = [home]
+    try:
+        page = await api.page(_Namespace, NAMESPACES, limit=MAX_NAMESPACES)
+    except StatusError as error:
+        if not error.forbidden:
+            raise
+    else:
+        names += [item.metadata.name for item in page.items if item.metadata.name != home]
+    return Places(names=tuple(filter(scope.reaches, names[:MAX_NAMESPACES])))
+
+
+async def review(api: Api, features: Sequence[Feature], places: Places) -> Report:
     """
     Ask what C{api}'s own credential may do.
 
-    @param namespaces: those that are meant; where a right is not granted in all of the cluster.
     @raise ClusterError: the API server can't be asked.
     """
-    found = _Rights(api, namespaces[:MAX_NAMESPACES])
-    return Report(features={feature.name: await found.verdict(feature) for feature in features})
+    return await _Rights(api, places).look(features)
 
 
 class _Rights:
-    """Where each right is granted, as far as it has been asked: each question once."""
+    """Where each right is granted, as far as it has been asked: each question once, some at a time."""
 
-    def __init__(self, api: Api, namespaces: Sequence[str]) -> None:
+    def __init__(self, api: Api, places: Places) -> None:
         self._api = api
-        self._namespaces = tuple(namespaces)
-        self._granted: dict[Need, frozenset[str] | None] = {}
+        self._places = places
+        self._everywhere: dict[Need, bool] = {}
         self._rules: dict[str, _RulesStatus] = {}
 
-    async def verdict(self, feature: Feature) -> Verdict:
+    async def look(self, features: Sequence[Feature]) -> Report:
+        common = dict.fromkeys(
+            need for feature in features if not feature.namespace for need in feature.needs
+        )
+        await together((partial(self._ask_everywhere, need) for need in common), limit=AT_ONCE)
+        names = dict.fromkeys(feature.namespace for feature in features if feature.namespace)
+        if any(need.namespaced and not self._everywhere[need] for need in common):
+            names.update(dict.fromkeys(self._places.names))
+        await together((partial(self._read_rules, name) for name in names), limit=AT_ONCE)
+        return Report(features={feature.name: await self._verdict(feature) for feature in features})
+
+    async def _verdict(self, feature: Feature) -> Verdict:
         within: frozenset[str] | None = None  # everywhere
         missing = []
         for need in feature.needs:
@@ -177,42 +232,36 @@ class _Rights:
         )
 
     def _missing(self, need: Need, granted: frozenset[str], only: str) -> Missing:
-        meant = ((only,) if only else self._namespaces) if need.namespaced else ()
-        lacking = [each for each in meant if each not in granted]
+        if only:
+            return Missing(need=need, namespaces=(only,))
+        if not need.namespaced or (self._places.whole and not granted):
+            return Missing(need=need)
         return Missing(
-            right=need.words,
-            rule=need.rule,
-            kind="Role" if meant else "ClusterRole",
-            namespaces=tuple(lacking),
+            need=need, namespaces=tuple(each for each in self._places.names if each not in granted)
         )
 
     async def _where(self, need: Need, only: str) -> frozenset[str] | None:
         """The namespaces where C{need} is granted; None: everywhere that is meant."""
         if only:
             return None if await self._allowed_in(need, only) else frozenset()
-        if need not in self._granted:
-            if await self._allowed(need, ""):
-                self._granted[need] = None
-            elif not need.namespaced:
-                self._granted[need] = frozenset()
-            else:
-                self._granted[need] = frozenset(
-                    [each for each in self._namespaces if await self._allowed_in(need, each)]
-                )
-        return self._granted[need]
+        if self._everywhere[need]:
+            return None
+        if not need.namespaced:
+            return frozenset()
+        return frozenset([each for each in self._places.names if await self._allowed_in(need, each)])
 
     async def _allowed_in(self, need: Need, namespace: str) -> bool:
-        rules = self._rules.get(namespace)
-        if rules is None:
-            body = {"apiVersion": RULES.api_version, "kind": RULES.kind, "spec": {"namespace": namespace}}
-            rules = (await self._api.create(_Rules, RULES, body)).status
-            self._rules[namespace] = rules
+        rules = self._rules[namespace]
         if any(rule.grants(need) for rule in rules.resource_rules):
             return True
-        return rules.incomplete and await self._allowed(need, namespace)
+        return rules.incomplete and await self_access(self._api, need, namespace)
 
-    async def _allowed(self, need: Need, namespace: str) -> bool:
-        return await self_access(self._api, need, namespace)
+    async def _ask_everywhere(self, need: Need) -> None:
+        self._everywhere[need] = await self_access(self._api, need, "")
+
+    async def _read_rules(self, namespace: str) -> None:
+        body = {"apiVersion": RULES.api_version, "kind": RULES.kind, "spec": {"namespace": namespace}}
+        self._rules[namespace] = (await self._api.create(_Rules, RULES, body)).status
 
 
 async def self_access(api: Api, need: Need, namespace: str) -> bool:
@@ -242,7 +291,7 @@ class RightsService(PeriodicService):
     """
     Keeps the L{Report}: asked when started, then every hour.
 
-    @param namespaces: those within reach, asked at each look, as they may change.
+    @param features: and C{places}: asked at each look, as they may change.
     @param told: is told of each report.
     @ivar report: None: there was none yet.
     """
@@ -251,33 +300,55 @@ class RightsService(PeriodicService):
         self,
         clock: IReactorTime,
         api: Api,
-        features: Sequence[Feature],
-        namespaces: Callable[[], Awaitable[Sequence[str]]],
+        features: Callable[[], Sequence[Feature]],
+        places: Callable[[], Awaitable[Places]],
         told: Callable[[Report], None],
     ) -> None:
         super().__init__(clock, self._look, self._pause, what="asking for the agent's rights")
         self._api = api
         self._features = features
-        self._namespaces = namespaces
+        self._places = places
         self._told = told
         self._failed = False
+        self._waiting: list[Deferred[None]] = []
+        self._generation = self._looks = 0
         self.report: Report | None = None
+
+    async def looked(self) -> None:
+        """Wait until it was asked for the first time, whatever came of it."""
+        if self._looks == 0:
+            waiter: Deferred[None] = Deferred()
+            self._waiting.append(waiter)
+            await waiter
+
+    def forget(self) -> None:
+        """Nothing that is known holds any more: another cluster, or other rules."""
+        self._generation += 1
+        self.report = None
+        self.wake()
 
     def _pause(self) -> float:
         return RETRY if self._failed else INTERVAL
 
     async def _look(self) -> None:
+        generation = self._generation
         try:
-            report = await review(self._api, self._features, await self._namespaces())
+            report = await review(self._api, self._features(), await self._places())
         except ClusterError as error:
-            if not self._failed:
+            # Whether the server is there is others' affair to tell.
+            if not self._failed and isinstance(error, StatusError):
                 _log.warn("what this agent may do can't be asked: {error}", error=error.sentence)
             self._failed = True
-            return
-        self._failed = False
-        before, self.report = self.report, report
-        _say(before, report)
-        self._told(report)
+        else:
+            self._failed = False
+            if generation == self._generation:
+                before, self.report = self.report, report
+                _say(before, report)
+                self._told(report)
+        self._looks += 1
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
 
 
 def _say(before: Report | None, now: Report) -> None:
@@ -285,10 +356,4 @@ def _say(before: Report | None, now: Report) -> None:
     for name, verdict in now.features.items():
         if not verdict.missing or (before is not None and before.features.get(name) == verdict):
             continue
-        _log.info(
-            "{feature}: {state}; the agent lacks the right to {rights}",
-            feature=name,
-            state="denied" if verdict.state == "denied" else f"only in {', '.join(verdict.namespaces[:10])}",
-            rights=", ".join(each.right for each in verdict.missing),
-            rules="\n".join(each.rule for each in verdict.missing),
-        )
+        _log.info("{feature}: {missing}", feature=name, state=verdict.state, missing=verdict.sentence)

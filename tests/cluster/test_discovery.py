@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import NOT_DONE_YET, Request
 
 from pipeops_agent.cluster import discovery
-from pipeops_agent.cluster.discovery import LIFETIME, MISS_INTERVAL, Discovery, NotServed
+from pipeops_agent.cluster.discovery import LIFETIME, MISS_INTERVAL, Catalog, Discovery, NotServed
 from pipeops_agent.cluster.errors import BadAnswer, StatusError
 from pipeops_agent.cluster.resources import DEPLOYMENTS, NODES, PODS, Resource
 from pipeops_agent.cluster.served import sound
@@ -27,7 +27,8 @@ class Cases:
         def setUp(self) -> None:
             super().setUp()
             self.served = operating.Discovery(self.server, aggregated=self.aggregated)
-            self.discovery = Discovery(self.clock, self.api)
+            self.told: list[Catalog] = []
+            self.discovery = Discovery(self.clock, self.api, told=self.told.append)
 
         def test_kind(self) -> None:
             """C{apiVersion} and C{kind} give the resource, its verbs and subresources."""
@@ -134,6 +135,34 @@ class AggregatedTests(Cases.Base):
         for each in waiting[1:]:
             self.assertEqual(self.successResultOf(each).resource, PODS)
         self.assertEqual(self.served.read, 1)
+
+    def test_told(self) -> None:
+        """Each catalog that was read is told, once."""
+        for _ in range(2):
+            self.result(self.discovery.named("pods"))
+        (catalog,) = self.told
+        self.assertEqual(catalog.groups["apps"], ["v1"])
+
+    def test_another_server(self) -> None:
+        """What is read while the server becomes another one is not kept."""
+        page = self.server.pages["/api"]
+        held: list[Request] = []
+
+        def hold(request: Request) -> int:
+            held.append(request)
+            return NOT_DONE_YET
+
+        self.server.pages["/api"] = hold
+        waiting = self.begin(self.discovery.catalog())
+        self.discovery.forget()
+        self.server.pages["/api"] = page
+        held[0].write(page(held[0]))
+        held[0].finish()
+        self.flush()
+        self.successResultOf(waiting)
+        self.assertEqual(self.told, [])
+        self.result(self.discovery.catalog())
+        self.assertEqual(len(self.told), 1)
 
     def test_other_versions(self) -> None:
         """A kind that is there in another version: the message names that."""
