@@ -25,7 +25,7 @@ from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
 from pipeops_agent.canary import Canaries
-from pipeops_agent.cluster_figures import heartbeat_figures, make_cluster
+from pipeops_agent.cluster_figures import make_cluster
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.events import EventHub
 from pipeops_agent.facts import Facts, collect_facts, host_sources
@@ -107,7 +107,7 @@ class Agent(MultiService):
         self.cluster = make_cluster(
             reactor, settings, host, board, self.hub, self.metrics, keep=log.redactor.keep
         )
-        self.cluster.on_version = self._cluster_known
+        self.cluster.on_facts = self._cluster_known
         self._home = home = home_of(settings, host, self.cluster.api)
         self._store = store or state_store(settings, host, home)
         self._gate = gate or start_gate(reactor, settings, host, home, self._waits)
@@ -139,7 +139,7 @@ class Agent(MultiService):
             proxies=lambda: self._loaded.proxies,
             keep=self._log_output.redactor.keep,
             end=self._fail,
-            cluster=lambda: heartbeat_figures(self.cluster, self.board.now.cluster),
+            cluster=self.cluster,
         )
 
     @property
@@ -281,7 +281,7 @@ class Agent(MultiService):
         )
 
     def _cluster_known(self) -> None:
-        """The cluster was reached for the first time, or is another version now."""
+        """Something is known of the cluster that the control plane is told, or it is different now."""
         if self._parts is not None and self.board.now.registration.registered:
             self._turn.spawn(self._tell_facts(self._parts), "telling what the cluster is")
 

@@ -40,6 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     @ivar memory_gb: GiB, rounded, at least 1; so is C{disk_gb}, the file system of C{/}.
     @ivar os: the operating system's name for people: "Debian GNU/Linux 12 (bookworm)".
     @ivar k8s_version: the API server's C{gitVersion}.
+    @ivar rights: what can be done in the cluster: C{logs}, or in some namespaces alone C{exec@shop}.
     """
 
     hostname: str
@@ -51,6 +52,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     disk_gb: int | None = None
     os: str | None = None
     k8s_version: str | None = None
+    rights: tuple[str, ...] | None = None
 
 
 class Known(TypedDict, total=False):
@@ -64,6 +66,7 @@ class Known(TypedDict, total=False):
     disk_gb: int
     os: str
     k8s_version: str
+    rights: tuple[str, ...]
 
 
 class FactSource(Protocol):

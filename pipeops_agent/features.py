@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
+from pipeops_agent.cluster.needs import OPERATIONS
 from pipeops_agent.health import Feature, FeatureState, Registry
 from pipeops_agent.settings import Settings
 from pipeops_agent.status import AgentStatus, ClusterStatus, KindStatus
+
+MAX_NAMED: Final = 10
+"""Namespaces that a reason names."""
 
 _KEPT: Final = ("live", "broken")
 """The states of a list that has something to show."""
@@ -25,6 +30,9 @@ def standard_features(settings: Settings, *, has_home: bool) -> Registry[Feature
     features.add(Feature(name="inventory", state=_inventory))
     features.add(Feature(name="service_discovery", state=_discovery))
     features.add(Feature(name="cluster_metrics", state=_cluster_metrics))
+    for operation in OPERATIONS:
+        features.add(Feature(name=operation, state=partial(_ability, operation)))
+    features.add(Feature(name="cluster_token", state=_cluster_token(settings)))
 
     def leader_election(status: AgentStatus) -> FeatureState:
         if not settings.agent.leader_election:
@@ -70,6 +78,38 @@ def _cluster_metrics(status: AgentStatus) -> FeatureState:
     else:
         reason = cluster.usage_message or _unwatched(cluster)
     return FeatureState(enabled=cluster.configured, available=cluster.usage is not None, reason=reason)
+
+
+def _ability(name: str, status: AgentStatus) -> FeatureState:
+    cluster = status.cluster
+    found = next((each for each in cluster.abilities if each.name == name), None)
+    if found is None or not cluster.reachable:
+        reason = "the API server has not been asked yet" if cluster.reachable else cluster.message
+        return FeatureState(enabled=cluster.configured, available=False, reason=reason)
+    reasons = []
+    if found.namespaces:
+        reasons.append(f"in {', '.join(found.namespaces[:MAX_NAMED])} alone")
+    if found.message:
+        reasons.append(found.message)
+    return FeatureState(
+        enabled=True, available=found.state != "denied", reason="; ".join(reasons) or "allowed"
+    )
+
+
+def _cluster_token(settings: Settings) -> Callable[[AgentStatus], FeatureState]:
+    """The token that the control plane is given for the tunnelled API."""
+    pipeops = settings.pipeops
+    enabled = bool(pipeops.cluster_token_file or pipeops.cluster_service_account)
+
+    def state(status: AgentStatus) -> FeatureState:
+        message = status.cluster.token_message
+        if not enabled:
+            message = "neither pipeops.cluster_service_account nor pipeops.cluster_token_file is set"
+        return FeatureState(
+            enabled=enabled, available=enabled and not message, reason=message or "the control plane has one"
+        )
+
+    return state
 
 
 def _kept(cluster: ClusterStatus, lists: Iterable[KindStatus]) -> str:

@@ -37,6 +37,7 @@ SANDBOX_IGNORES: Final = frozenset(
         "agent.state_file",
         "kubernetes.kubeconfig",
         "pipeops.api_url",
+        "pipeops.cluster_service_account",
         "pipeops.cluster_token_file",
         "pipeops.endpoints.heartbeat",
         "pipeops.endpoints.register",

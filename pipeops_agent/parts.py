@@ -13,7 +13,7 @@ has succeeded, and L{Parts.plan_stop} says in which order they end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -27,6 +27,9 @@ from twisted.logger import Logger
 from pipeops_agent.build import build_info
 from pipeops_agent.canary import MAX_ANSWER, Canaries, CanaryService
 from pipeops_agent.clock import WallClock, describe_skew
+from pipeops_agent.cluster.service import ClusterService
+from pipeops_agent.cluster_figures import heartbeat_figures
+from pipeops_agent.cluster_token import ClusterToken
 from pipeops_agent.controlplane import (
     ControlPlaneClient,
     HeartbeatReport,
@@ -47,7 +50,6 @@ from pipeops_agent.scheduling import PeriodicService
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Changes, Proxies, Settings
 from pipeops_agent.shutdown import Shutdown
-from pipeops_agent.sources import cluster_token_source
 from pipeops_agent.state import State, StateStore, Stored
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
@@ -87,7 +89,7 @@ class Common:
     @ivar proxies: which proxy leads to which target, now; asked for each connection.
     @ivar keep: lets the log mask a secret until another has its name.
     @ivar end: told of the error that ends the agent.
-    @ivar cluster: what heartbeats carry of the cluster.
+    @ivar cluster: the cluster, or that there is none.
     """
 
     reactor: Any
@@ -101,7 +103,7 @@ class Common:
     proxies: Callable[[], Proxies]
     keep: Callable[[str, Secret], None]
     end: Callable[[FatalError], None]
-    cluster: Callable[[], Mapping[str, str | int]]
+    cluster: ClusterService
 
     @property
     def clock(self) -> IReactorTime:
@@ -127,7 +129,15 @@ class Parts:
         self._api = Connector(
             common.reactor, connect_timeout=settings.pipeops.connect_timeout, proxies=common.proxies
         )
-        self._cluster_token = cluster_token_source(settings)
+        self._cluster_token = ClusterToken(
+            common.clock,
+            settings.pipeops,
+            common.cluster,
+            common.board,
+            wall=common.wall,
+            keep=common.keep,
+            changed=lambda: self.registration.again("the cluster's token or CA has changed"),
+        )
         client = ControlPlaneClient(
             common.clock, settings.pipeops, common.tokens, self._api, common.board, common.wall
         )
@@ -160,8 +170,6 @@ class Parts:
         self._token_watch = PeriodicService(
             common.clock, self._look_at_tokens, lambda: TOKEN_LOOK, what="looking at the token files"
         )
-        self._learn_cluster_token()
-        self._cluster_token.on_change(self._cluster_token_changed)
 
     def _make_heartbeat(self, settings: Settings, client: ControlPlaneClient) -> HeartbeatService:
         common = self._common
@@ -248,6 +256,7 @@ class Parts:
 
     async def register(self) -> None:
         """@raise FatalError: this agent must not run."""
+        await self._cluster_token.obtain()
         await self.registration.at_start()
 
     def start(self, agent: MultiService) -> None:
@@ -257,6 +266,7 @@ class Parts:
             "tunnel": self.tunnel,
             "heartbeat": self.heartbeat,
             "token watch": self._token_watch,
+            "cluster token": self._cluster_token,
         }
         if self._common.settings().tunnel.enabled:
             services["poll"] = self.poll
@@ -301,6 +311,7 @@ class Parts:
         shutdown.step("the canary", 0.1, self._canary.stopService)
         shutdown.step("the tunnel", 1.7, self.tunnel.stopService)
         shutdown.step("the token watch", 0.1, self._token_watch.stopService)
+        shutdown.step("the cluster's token", 0.1, self._cluster_token.stopService)
         shutdown.step("registering again", 0.1, self.registration.stopService)
         shutdown.step("the heartbeat", 0.1, self.heartbeat.stopService)
         if last_word and self._common.board.now.registration.registered:
@@ -318,7 +329,7 @@ class Parts:
             cluster_id=state.cluster_id,
             version=build_info().version,
             moment=self._common.wall(),
-            cluster_token=self._cluster_token.current(),
+            **self._cluster_token.describe(),
         )
 
     def _known(self) -> dict[str, str | int]:
@@ -329,7 +340,7 @@ class Parts:
         }
         if self._facts.k8s_version is not None:
             known["k8s_version"] = self._facts.k8s_version
-        known.update(self._common.cluster())
+        known.update(heartbeat_figures(self._common.cluster, self._common.board.now.cluster))
         return known
 
     def _obey(self, order: TunnelOrder) -> None:
@@ -365,13 +376,4 @@ class Parts:
     async def _look_at_tokens(self) -> None:
         """Reading a source notices a change, and tells whoever listens."""
         self._common.tokens.current()
-        self._cluster_token.current()
-
-    def _cluster_token_changed(self) -> None:
-        self._learn_cluster_token()
-        self.registration.again("the cluster's token has changed")
-
-    def _learn_cluster_token(self) -> None:
-        token = self._cluster_token.current()
-        if token:
-            self._common.keep("the token for the tunnelled API", token)
+        self._cluster_token.look()

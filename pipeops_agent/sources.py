@@ -50,7 +50,12 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cluster_surroundings(self) -> Surroundings:
         """What of it decides which cluster is meant."""
-        return Surroundings(environ=self.environ, wall=self.wall, service_account=self.service_account)
+        return Surroundings(
+            environ=self.environ,
+            wall=self.wall,
+            hostname=self.hostname,
+            service_account=self.service_account,
+        )
 
 
 class Home(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,9 +181,3 @@ def unusable_files(loaded: Loaded) -> list[Problem]:
         Problem(path, f"{reason}; mend that, or name another file", loaded.origins.get(path))
         for path, reason in found
     ]
-
-
-def cluster_token_source(settings: Settings) -> TokenSource:
-    """The token that the control plane may use on the tunnelled API; none unless a file is named."""
-    path = settings.pipeops.cluster_token_file
-    return FileToken(Path(path)) if path else SettingsToken(None)

@@ -138,6 +138,21 @@ class KindStatus(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
+class AbilityStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Whether something can be done in the cluster, within the agent's rights and the owner's rules.
+
+    @ivar name: C{logs}, C{scale}: those of L{pipeops_agent.cluster.needs}.
+    @ivar state: C{namespaces}: in C{namespaces} alone.
+    @ivar message: what stands in the way, and the RBAC rule that would let it pass; empty: nothing does.
+    """
+
+    name: str
+    state: Literal["allowed", "denied", "namespaces"]
+    namespaces: tuple[str, ...] = ()
+    message: str = ""
+
+
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     """
     Whether there is a Kubernetes API to talk to, and what is known by it.
@@ -145,6 +160,11 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     @ivar lists: empty while nothing is kept: before the registration, on a standby.
     @ivar usage: where processors' and memory's usage comes from; None: it is not known, and
         C{usage_message} says why. Else that says what is missing.
+    @ivar abilities: empty until the API server was asked.
+    @ivar api_versions: what the API server has: C{v1}, C{apps/v1}; C{api_missing} what of it can't be read,
+        and why.
+    @ivar token_message: why the control plane has no token for the tunnelled API, or no new one; empty: it
+        has, or is to have none.
     """
 
     configured: bool = False
@@ -155,6 +175,10 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     lists: tuple[KindStatus, ...] = ()
     usage: str | None = None
     usage_message: str = ""
+    abilities: tuple[AbilityStatus, ...] = ()
+    api_versions: tuple[str, ...] = ()
+    api_missing: tuple[str, ...] = ()
+    token_message: str = ""
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,15 +308,22 @@ class StatusBoard:
     def set_cluster(self, **changes: Any) -> None:
         """Change fields of L{ClusterStatus}."""
         changes = self._cleaned(changes)
-        if "lists" in changes:
-            changes["lists"] = tuple(
-                msgspec.structs.replace(each, message=self._clean(each.message)) for each in changes["lists"]
-            )
+        for name in ("lists", "abilities"):
+            if name in changes:
+                changes[name] = tuple(
+                    msgspec.structs.replace(each, message=self._clean(each.message)) for each in changes[name]
+                )
+        if "api_missing" in changes:
+            changes["api_missing"] = tuple(map(self._clean, changes["api_missing"]))
         value = msgspec.structs.replace(self._status.cluster, **changes)
         self._replace("cluster", "cluster", cluster=value)
 
     def _cleaned(self, changes: dict[str, Any]) -> dict[str, Any]:
-        texts = {key: changes[key] for key in ("message", "flapping", "usage_message") if changes.get(key)}
+        texts = {
+            key: changes[key]
+            for key in ("message", "flapping", "usage_message", "token_message")
+            if changes.get(key)
+        }
         return {**changes, **{key: self._clean(text) for key, text in texts.items()}}
 
     def _clean_attempt(self, attempt: Attempt) -> Attempt:

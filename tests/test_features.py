@@ -10,7 +10,8 @@ from pipeops_agent.features import standard_features
 from pipeops_agent.health import FeatureState
 from pipeops_agent.settings import Settings
 from pipeops_agent.settings.model import AgentSettings
-from pipeops_agent.status import AgentStatus, ClusterStatus, KindStatus, RegistrationStatus
+from pipeops_agent.settings.model_pipeops import PipeopsSettings
+from pipeops_agent.status import AbilityStatus, AgentStatus, ClusterStatus, KindStatus, RegistrationStatus
 from tests.test_health import NOW, status
 
 
@@ -80,6 +81,42 @@ class FeatureTests(SynchronousTestCase):
         self.assertEqual((found.available, found.reason), (True, "from kubelet; 1 nodes are missing"))
         found = self.state("cluster_metrics", cluster(usage_message="metrics.k8s.io: not found"))
         self.assertEqual((found.available, found.reason), (False, "metrics.k8s.io: not found"))
+
+    def test_abilities(self) -> None:
+        """Where an operation works, what stands in its way, and what is not known yet."""
+        found = self.state("exec", cluster())
+        self.assertEqual((found.available, found.reason), (False, "the API server has not been asked yet"))
+        now = cluster(
+            abilities=(
+                AbilityStatus(name="logs", state="allowed"),
+                AbilityStatus(name="exec", state="namespaces", namespaces=("bank", "shop"), message="a rule"),
+                AbilityStatus(name="drain", state="denied", message="no right"),
+            )
+        )
+        for name, available, reason in (
+            ("logs", True, "allowed"),
+            ("exec", True, "in bank, shop alone; a rule"),
+            ("drain", False, "no right"),
+        ):
+            self.assertEqual(
+                self.state(name, now), FeatureState(enabled=True, available=available, reason=reason)
+            )
+        away = status(
+            cluster=ClusterStatus(configured=True, message="refused", abilities=now.cluster.abilities)
+        )
+        self.assertEqual(self.state("logs", away).reason, "refused")
+
+    def test_cluster_token(self) -> None:
+        """Whether the control plane has a token of its own: not wanted, there, or why not."""
+        for pipeops, now, expected in (
+            (PipeopsSettings(), cluster(), (False, False)),
+            (PipeopsSettings(cluster_service_account="control"), cluster(), (True, True)),
+            (PipeopsSettings(cluster_token_file="/t"), cluster(token_message="it is empty"), (True, False)),
+        ):
+            features = standard_features(Settings(pipeops=pipeops), has_home=False)
+            (found,) = (each.state(now) for each in features if each.name == "cluster_token")
+            self.assertEqual((found.enabled, found.available), expected)
+        self.assertEqual(found.reason, "it is empty")
 
     def test_leader_election(self) -> None:
         """Off; asked for where it can't be; active; waiting, and for whom."""

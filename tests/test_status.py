@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.events import Event, EventHub
 from pipeops_agent.figures import CanaryResult, DeniedDials, FlowStatus, ForwardTraffic, TunnelTraffic
-from pipeops_agent.status import PHASES, Attempt, ForwardStatus, Phase, StatusBoard, Step
+from pipeops_agent.status import PHASES, AbilityStatus, Attempt, ForwardStatus, Phase, StatusBoard, Step
 
 
 class StatusBoardTests(SynchronousTestCase):
@@ -33,7 +33,12 @@ class StatusBoardTests(SynchronousTestCase):
         step = Step(name="login", seconds=1.0, error="a secret")
         board.set_registration(message="a secret")
         board.set_heartbeat(message="a secret")
-        board.set_cluster(message="a secret")
+        board.set_cluster(
+            message="a secret",
+            token_message="a secret",
+            abilities=(AbilityStatus(name="logs", state="denied", message="a secret"),),
+            api_missing=("metrics.k8s.io/v1: a secret",),
+        )
         board.set_tunnel(
             message="a secret",
             flapping="a secret",
@@ -42,7 +47,7 @@ class StatusBoardTests(SynchronousTestCase):
         )
         board.announce("rebuilt", why="a secret", last_errors=["a secret"], rebuilds=1)
         self.assertNotIn("secret", str(board.now))
-        self.assertEqual(str(board.now).count("***"), 8)
+        self.assertEqual(str(board.now).count("***"), 11)
         self.assertNotIn("secret", str(self.events))
 
     def test_announce(self) -> None:

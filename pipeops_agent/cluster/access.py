@@ -66,6 +66,11 @@ class ClusterAccess:
         return self._finder.configured
 
     @property
+    def found(self) -> bool:
+        """Whether one was found, so that there is a L{config}."""
+        return self._transport is not None
+
+    @property
     def config(self) -> ClusterConfig:
         """@raise Misconfigured: there is none, and why."""
         return self._current().config

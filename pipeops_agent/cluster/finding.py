@@ -23,11 +23,13 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """
     What of the process decides which cluster is meant.
 
+    @ivar hostname: in a pod its name, where C{agent.pod_name} does not say.
     @ivar service_account: where the kubelet mounts a pod's service account.
     """
 
     environ: Mapping[str, str]
     wall: WallClock
+    hostname: str = ""
     service_account: Path = SERVICE_ACCOUNT
 
 

@@ -155,6 +155,13 @@ FEATURES: Final = (
 )
 """Everything, in the order of the documentation."""
 
+OPERATIONS: Final = tuple(
+    feature.name
+    for feature in FEATURES
+    if not feature.name.endswith("_metrics") and "inventory" not in feature.name
+)
+"""What can be asked of the agent; the rest it does by itself, and its results say whether it can."""
+
 
 def own_features(
     *, namespace: str, state_secret: str, lease: str, service_account: str

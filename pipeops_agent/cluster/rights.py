@@ -311,12 +311,14 @@ class RightsService(PeriodicService):
         self._told = told
         self._failed = False
         self._waiting: list[Deferred[None]] = []
-        self._generation = self._looks = 0
+        self._generation = 0
+        self._settled = False
+        self._said: Report | None = None
         self.report: Report | None = None
 
     async def looked(self) -> None:
-        """Wait until it was asked for the first time, whatever came of it."""
-        if self._looks == 0:
+        """Wait until it was asked of this cluster, whatever came of it."""
+        if not self._settled:
             waiter: Deferred[None] = Deferred()
             self._waiting.append(waiter)
             await waiter
@@ -324,8 +326,13 @@ class RightsService(PeriodicService):
     def forget(self) -> None:
         """Nothing that is known holds any more: another cluster, or other rules."""
         self._generation += 1
-        self.report = None
+        self.report, self._settled = None, False
         self.wake()
+
+    def retry(self) -> None:
+        """Where it could not be asked the last time, ask again."""
+        if self._failed:
+            self.wake()
 
     def _pause(self) -> float:
         return RETRY if self._failed else INTERVAL
@@ -342,10 +349,14 @@ class RightsService(PeriodicService):
         else:
             self._failed = False
             if generation == self._generation:
-                before, self.report = self.report, report
-                _say(before, report)
+                _say(self._said, report)
+                self.report = self._said = report
                 self._told(report)
-        self._looks += 1
+        if generation == self._generation:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._settled = True
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             waiter.callback(None)

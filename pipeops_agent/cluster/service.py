@@ -18,20 +18,25 @@ from twisted.logger import Logger
 
 from pipeops_agent.clock import WallClock
 from pipeops_agent.cluster.access import CONNECT_TIMEOUT, ClusterAccess
+from pipeops_agent.cluster.capabilities import Capabilities
 from pipeops_agent.cluster.errors import Misconfigured
 from pipeops_agent.cluster.facts import cluster_sources
-from pipeops_agent.cluster.finding import Finder, Surroundings, home_namespace
+from pipeops_agent.cluster.finding import Finder, Surroundings, home_namespace, uses_service_account
 from pipeops_agent.cluster.inventory import Inventory, Store
 from pipeops_agent.cluster.keeping import InventoryKeeper
 from pipeops_agent.cluster.kubelets import Kubelets
+from pipeops_agent.cluster.operations import Kit, Operations
+from pipeops_agent.cluster.proxying import Proxy
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.reaching import Reachability, Reached
 from pipeops_agent.cluster.reflector import ListStatus
 from pipeops_agent.cluster.scope import Scope
+from pipeops_agent.cluster.service_token import verification
 from pipeops_agent.cluster.telling import ChangeTeller
 from pipeops_agent.cluster.transport import Observer
 from pipeops_agent.cluster.usage import Usage, UsageService, UsageStatus
 from pipeops_agent.events import EventHub
-from pipeops_agent.facts import FactSource
+from pipeops_agent.facts import FactSource, ProbeSource
 from pipeops_agent.net import Connector
 from pipeops_agent.scheduling import Tasks
 from pipeops_agent.secrets import Secret
@@ -49,7 +54,7 @@ class ClusterService(MultiService):
     @param counted: told of every call, for metrics.
     @param keep: lets the log mask a secret until another has its name.
 
-    @ivar on_version: called when the API server's version is first known, or another one.
+    @ivar on_facts: called when something is known of the cluster that registrations tell, or it is different.
     @ivar api: the API of whichever cluster is configured; every operation goes by it.
     @ivar inventory: what the cluster holds, while it is watched.
     """
@@ -73,6 +78,8 @@ class ClusterService(MultiService):
         self._board = board
         self._hub = hub
         self._counted = counted
+        self._around = around
+        self._in_pod = uses_service_account(settings.kubernetes, around.environ)
         self._access = ClusterAccess(
             reactor,
             Finder(reactor, settings.kubernetes, around),
@@ -87,6 +94,16 @@ class ClusterService(MultiService):
             self._clock, self._access, told=self._reached, changed=self._another
         )
         self._reachability.setServiceParent(self)
+        self._capabilities = Capabilities(
+            self._clock,
+            self.api,
+            lambda: self._settings,
+            lambda: self.home,
+            in_pod=self._in_pod,
+            tell=self._able,
+        )
+        if self.configured:
+            self._capabilities.setServiceParent(self)
         self._kubelets = Kubelets(
             self._clock,
             lambda: self._access.config,
@@ -101,7 +118,7 @@ class ClusterService(MultiService):
         self._usage: UsageService | None = None
         self._view: MultiService | None = None
         self._said: str | None = None
-        self.on_version: Callable[[], None] = lambda: None
+        self.on_facts: Callable[[], None] = lambda: None
 
     # -- what others ask
 
@@ -129,7 +146,51 @@ class ClusterService(MultiService):
 
     def fact_sources(self) -> list[FactSource]:
         """The facts of the cluster, where there is one."""
-        return cluster_sources(self.api, self._settings.agent.node_name) if self.configured else []
+        if not self.configured:
+            return []
+        rights = ProbeSource("what the agent may do in the cluster", self._capabilities.fact)
+        return [*cluster_sources(self.api, self._settings.agent.node_name), rights]
+
+    @property
+    def operations(self) -> Operations:
+        """What callers may ask for, by the owner's rules of this moment."""
+        kit = Kit(
+            clock=self._clock,
+            wall=self._wall,
+            api=self.api,
+            discovery=self._capabilities.discovery,
+            reach=self._reach,
+            own_pod=self._own_pod,
+        )
+        return Operations(kit)
+
+    @property
+    def proxy(self) -> Proxy:
+        """The way of callers' own requests, by the owner's rules of this moment."""
+        return Proxy(self.api, self._capabilities.discovery, self._reach)
+
+    @property
+    def _reach(self) -> Reach:
+        scope, kubernetes = Scope.of(self._settings), self._settings.kubernetes
+        if not self._in_pod:
+            return Reach(scope=scope)
+        return Reach.of(
+            scope, namespace=self.home, state_secret=kubernetes.state_secret, lease=kubernetes.lease
+        )
+
+    @property
+    def _own_pod(self) -> str:
+        name = self._settings.agent.pod_name or self._around.hostname
+        return f"{self.home}/{name}" if self._in_pod and name else ""
+
+    @property
+    def verification(self) -> tuple[str, str]:
+        """
+        The CA (PEM) and the name by which the API is known through the tunnel; empty where there is none.
+
+        @raise Misconfigured: the CA can't be read.
+        """
+        return verification(self._access.config) if self._access.found else ("", "")
 
     # -- start and stop
 
@@ -168,6 +229,7 @@ class ClusterService(MultiService):
 
     def _another(self) -> None:
         """Nothing that is known holds any more: another cluster, or other rules."""
+        self._capabilities.forget()
         if self._watching:
             self._tasks.spawn(self._arrange(), "looking at the cluster anew")
 
@@ -253,8 +315,15 @@ class ClusterService(MultiService):
             message="the API server answers" if reached.reached else reached.sentence,
             version=reached.version,
         )
+        if reached.reached and not before.reachable:
+            self._capabilities.reached()
         if reached.version != before.version:
-            self.on_version()
+            self.on_facts()
+
+    def _able(self, **changes: Any) -> None:
+        self._board.set_cluster(**changes)
+        if "abilities" in changes:
+            self.on_facts()
 
     def _usage_known(self, status: UsageStatus) -> None:
         self._board.set_cluster(usage=status.source, usage_message=status.message)

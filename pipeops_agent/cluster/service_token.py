@@ -22,7 +22,8 @@ from pipeops_agent.backoff import Backoff
 from pipeops_agent.clock import WallClock
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.config import ClusterConfig
-from pipeops_agent.cluster.errors import ClusterError, Misconfigured, StatusError
+from pipeops_agent.cluster.errors import BadAnswer, ClusterError, Misconfigured, StatusError
+from pipeops_agent.cluster.needs import Need, rules
 from pipeops_agent.cluster.resources import SERVICE_ACCOUNTS
 from pipeops_agent.net.tls import MAX_FILE_BYTES
 from pipeops_agent.scheduling import PeriodicService
@@ -69,6 +70,8 @@ class ServiceAccountToken(Service):
     One that can't be renewed is given out until it ends, then none. Listeners are told of each new token, and
     when there is none any more.
 
+    @param namespace: the account's, asked at each request.
+    @param told: called when C{problem} has changed.
     @ivar problem: why there is no new one, in a sentence; None: all is well.
     """
 
@@ -76,10 +79,11 @@ class ServiceAccountToken(Service):
         self,
         clock: IReactorTime,
         api: Api,
-        namespace: str,
+        namespace: Callable[[], str],
         account: str,
         *,
         wall: WallClock,
+        told: Callable[[], None] = lambda: None,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._clock = clock
@@ -87,6 +91,8 @@ class ServiceAccountToken(Service):
         self._namespace = namespace
         self._account = account
         self._wall = wall
+        self._told = told
+        self._waiting: list[Deferred[None]] = []
         self._holder = SettingsToken(None)
         self._ends = self._asked_at = 0.0
         self._renew_in = MIN_PAUSE
@@ -112,6 +118,13 @@ class ServiceAccountToken(Service):
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._holder.on_change(callback)
 
+    async def asked(self) -> None:
+        """Wait until it was asked for once more, whatever comes of it; not at all where there is one."""
+        if self.current() is None:
+            waiter: Deferred[None] = Deferred()
+            self._waiting.append(waiter)
+            await waiter
+
     # -- Service
 
     def startService(self) -> None:
@@ -125,23 +138,38 @@ class ServiceAccountToken(Service):
     async def _renew(self) -> None:
         self._asked_at = self._clock.seconds()
         try:
-            found = await self._api.create(
-                _TokenRequest,
-                SERVICE_ACCOUNTS,
-                _TokenRequest(),
-                namespace=self._namespace,
-                name=self._account,
-                subresource="token",
-            )
+            status = await self._request()
         except ClusterError as error:
             self._failed(error)
-            return
-        life = self._life(found.status)
+        else:
+            self._succeeded(status)
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    async def _request(self) -> _Status:
+        found = await self._api.create(
+            _TokenRequest,
+            SERVICE_ACCOUNTS,
+            _TokenRequest(),
+            namespace=self._namespace(),
+            name=self._account,
+            subresource="token",
+        )
+        if not found.status.token:
+            raise BadAnswer("create serviceaccounts/token: the answer has no token")
+        return found.status
+
+    def _succeeded(self, status: _Status) -> None:
+        life = self._life(status)
+        if self.problem is not None:
+            _log.info("there is a new token for the control plane again")
         self.problem = None
         self._backoff.succeeded()
         self._renew_in = max(MIN_PAUSE, life * RENEWAL)
         self._ends = self._clock.seconds() + life
-        self._holder.replace(Secret(found.status.token))
+        self._told()
+        self._holder.replace(Secret(status.token))
 
     def _life(self, status: _Status) -> float:
         """
@@ -158,10 +186,14 @@ class ServiceAccountToken(Service):
         self._renew_in = MIN_PAUSE + self._backoff.failed()
         said = error.sentence
         if isinstance(error, StatusError) and error.forbidden:
-            said += f"; the agent needs create on serviceaccounts/token of {self._account}"
-        if said != self.problem:
+            need = Need(verb="create", resource="serviceaccounts/token", name=self._account)
+            said += f"; a Role in {self._namespace()} grants it with {rules([need])[0]}"
+        if self.problem is None:
             _log.warn("there is no new token for the control plane: {problem}", problem=said)
+        elif said != self.problem:
+            _log.debug("there is still no new token for the control plane: {problem}", problem=said)
         self.problem = said
+        self._told()
         self.current()  # where the old one has ended meanwhile, the listeners hear of it
 
 

@@ -55,6 +55,14 @@ def _one_token(settings: Settings) -> Iterator[_Finding]:
         yield "pipeops.token_file", "pipeops.token is set as well; keep one of the two"
 
 
+def _one_cluster_token(settings: Settings) -> Iterator[_Finding]:
+    if settings.pipeops.cluster_service_account and settings.pipeops.cluster_token_file:
+        yield (
+            "pipeops.cluster_token_file",
+            "pipeops.cluster_service_account is set too; keep one of the two",
+        )
+
+
 def _token_is_there(settings: Settings) -> Iterator[_Finding]:
     if settings.pipeops.token is None and not settings.pipeops.token_file:
         yield "pipeops.token", "required; set PIPEOPS_TOKEN, pipeops.token or pipeops.token_file"
@@ -81,6 +89,7 @@ _CHECKS: Final[tuple[tuple[tuple[str, ...], Callable[[Settings], Iterator[_Findi
     (("pipeops.api_url", "pipeops.tls.enabled"), _tls_is_meant),
     (("pipeops.tls.cert_file", "pipeops.tls.key_file"), _certificate_is_whole),
     (("pipeops.token", "pipeops.token_file"), _one_token),
+    (("pipeops.cluster_service_account", "pipeops.cluster_token_file"), _one_cluster_token),
     (("tunnel.canary.enabled", "tunnel.canary.forward", "tunnel.forwards"), _canary_has_a_forward),
 )
 _TOKEN_CHECK: Final = (("pipeops.token", "pipeops.token_file"), _token_is_there)
@@ -140,11 +149,6 @@ def cautions(settings: Settings) -> Iterator[str]:
 def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     """Settings that were set and do nothing, and what is missing: nobody shall rely on them."""
     for path, is_set, missing in (
-        (
-            "pipeops.cluster_service_account",
-            bool(settings.pipeops.cluster_service_account),
-            "asks for no account's token",
-        ),
         ("server.enable_websocket", not settings.server.enable_websocket, "serves no /ws"),
         ("server.enable_sse", not settings.server.enable_sse, "serves no /api/realtime/events"),
         (

@@ -147,14 +147,16 @@ class PipeopsSettings(msgspec.Struct, frozen=True, kw_only=True):
     cluster_service_account: Annotated[
         str,
         About(
-            "In a cluster: the service account whose token the control plane is given for the tunnelled API.",
+            "The service account, in the agent's namespace of the cluster, whose token the control plane is"
+            " given for the tunnelled API; asked for by TokenRequest, and renewed. See docs/kubernetes.md.",
             Name(),
         ),
     ] = ""
     cluster_token_file: Annotated[
         str,
         About(
-            "On a machine: the file with the token that the control plane is given for the tunnelled API.",
+            "The file with the token that the control plane is given for the tunnelled API, where that is not"
+            " an account's.",
             FilePath(),
         ),
     ] = ""

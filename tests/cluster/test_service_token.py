@@ -34,8 +34,15 @@ class TokenCase(FakeApiCase):
         self.asked: list[tuple[str | None, str | None, Any]] = []
         self.server.handlers["serviceaccounts/token"] = self.give
         self.source = ServiceAccountToken(
-            self.clock, self.api, "agents", "control", wall=self.wall, random=lambda: 1.0
+            self.clock,
+            self.api,
+            lambda: "agents",
+            "control",
+            wall=self.wall,
+            told=lambda: self.problems.append(self.source.problem),
+            random=lambda: 1.0,
         )
+        self.problems: list[str | None] = []
         self.told: list[str] = []
         self.source.on_change(lambda: self.told.append(self.token()))
 
@@ -114,13 +121,34 @@ class ServiceAccountTokenTests(TokenCase):
         self.advance(LIFETIME - 60, step=30)
         self.assertEqual(self.token(), "token-1")
         assert self.source.problem is not None
-        self.assertIn("serviceaccounts/token of control", self.source.problem)
+        self.assertIn("a Role in agents grants it with {apiGroups", self.source.problem)
+        self.assertIn('resourceNames: ["control"]', self.source.problem)
+        self.assertEqual(self.problems[0], None)
+        self.assertEqual(self.problems[-1], self.source.problem)
         self.advance(700, step=30)
         self.assertEqual((self.token(), self.told), ("-", ["token-1", "-"]))
         self.server.faults.clear()
         self.advance(400, step=30)
         self.assertNotEqual(self.token(), "-")
         self.assertIsNone(self.source.problem)
+
+    def test_asked(self) -> None:
+        """Who waits for the first one hears when it was asked for, whatever came of it; then nobody waits."""
+        self.server.faults.append(Fault(path="/api/v1/namespaces/agents/serviceaccounts", code=403, times=1))
+        waiting = self.begin(self.source.asked())
+        self.assertNoResult(waiting)
+        self.start()
+        self.successResultOf(waiting)
+        self.advance(60)
+        self.result(self.source.asked())
+
+    def test_no_token(self) -> None:
+        """An answer without one is a failure."""
+        self.server.handlers["serviceaccounts/token"] = lambda *_: b'{"status": {}}'
+        self.start()
+        self.assertEqual((self.token(), self.told), ("-", []))
+        assert self.source.problem is not None
+        self.assertIn("no token", self.source.problem)
 
     def test_pace_of_failures(self) -> None:
         """They slow down, and never stop."""

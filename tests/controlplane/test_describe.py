@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.controlplane import describe_agent
@@ -120,3 +121,10 @@ class DescribeTests(SynchronousTestCase):
         self.assertEqual(metadata["access_read_only"], "true")
         self.assertEqual(metadata["access_deny_verbs"], "delete,exec")
         self.assertNotIn("access_deny_kinds", metadata)
+
+    def test_rights(self) -> None:
+        """What the agent may do in its cluster is told where that is known, also that it is nothing."""
+        self.assertNotIn("rights", self.body(Settings())["metadata"])
+        for rights, expected in ((("logs", "exec@shop"), "logs,exec@shop"), ((), "")):
+            body = self.body(Settings(), facts=msgspec.structs.replace(BARE, rights=rights))
+            self.assertEqual(body["metadata"]["rights"], expected)

@@ -29,6 +29,17 @@ class RuleTests(SettingsCase):
             ],
         )
 
+    def test_one_cluster_token(self) -> None:
+        """So are two for the tunnelled API."""
+        text = "pipeops:\n  cluster_service_account: control\n  cluster_token_file: /t\n"
+        self.assertEqual(
+            self.problems(text),
+            [
+                "pipeops.cluster_token_file: pipeops.cluster_service_account is set too; keep one of the two"
+                " (config.yaml line 3)",
+            ],
+        )
+
     def test_canary(self) -> None:
         """A canary needs the forward that it is sent through; one that is switched off needs none."""
         text = "tunnel: {canary: {enabled: %s}, forwards: [{name: a, local_addr: 'h:1'}]}"
@@ -171,11 +182,6 @@ class CautionTests(SettingsCase):
     def test_without_effect(self) -> None:
         """A setting that does nothing yet is named as soon as it is set, also to what is off by default."""
         for text, path, missing in (
-            (
-                "pipeops: {cluster_service_account: shop}",
-                "pipeops.cluster_service_account",
-                "asks for no account's token",
-            ),
             ("server: {enable_websocket: no}", "server.enable_websocket", "serves no /ws"),
             ("server: {enable_sse: no}", "server.enable_sse", "serves no /api/realtime/events"),
             (
