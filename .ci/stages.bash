@@ -77,7 +77,7 @@ stage_kubernetes() {
     need_debian containerd containerd runc containernetworking-plugins && need_debian iptables iptables &&
         need_debian conntrack conntrack && need_debian ip iproute2 && need_debian openssl openssl &&
         need_debian cc gcc libc6-dev && need_debian buildah buildah && need_debian debootstrap debootstrap &&
-        need_debian curl curl && need_debian go golang-go ||
+        need_debian curl curl && need_debian busybox busybox-static && need_debian go golang-go ||
         { skip "$why" "a program is missing, and can't be installed"; return; }
     "$kube" build
     [ "$(id -u)" -ne 0 ] || "$kube" sweep
