@@ -140,6 +140,8 @@ class RestartTests(InventoryCase):
             self.kube.signal("apiserver", signal.SIGKILL)
             self.kube.start_again("apiserver")
             await self.until(self.kube.ready)
+            for reflector in self.reflectors:
+                reflector.wake()  # as the service does that finds it again
             await sleep(self.reactor, 0.5)
             loading.cancel()
             await self.until(
