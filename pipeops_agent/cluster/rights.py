@@ -3,13 +3,13 @@ What the agent may do in its cluster: asked of the API server at start and every
 
 For each right the server is asked whether it is granted everywhere (SelfSubjectAccessReview). Where it is
 not, and it can be granted in single namespaces, the rules of each are read (SelfSubjectRulesReview), and
-where those are incomplete, as with a webhook authorizer, each right is asked about. Nothing is ever
-self-granted.
+where those are incomplete, as with a webhook authorizer, each right is asked about, in some of them. Nothing
+is ever self-granted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -33,6 +33,12 @@ RETRY: Final = 60.0
 
 MAX_NAMESPACES: Final = 200
 """Namespaces whose rules are read; where there are more, settings should name those that are meant."""
+
+MAX_INCOMPLETE: Final = 10
+"""
+Namespaces where each right is asked about, as their rules are not all shown: a webhook beside RBAC hides its
+own. So it is in most managed clusters, for every namespace; in others what RBAC shows counts.
+"""
 
 MAX_NAMED: Final = 10
 """Namespaces that one message names."""
@@ -198,25 +204,48 @@ class _Rights:
     def __init__(self, api: Api, places: Places) -> None:
         self._api = api
         self._places = places
-        self._everywhere: dict[Need, bool] = {}
+        self._granted: dict[tuple[Need, str], bool] = {}
         self._rules: dict[str, _RulesStatus] = {}
 
     async def look(self, features: Sequence[Feature]) -> Report:
         common = dict.fromkeys(
             need for feature in features if not feature.namespace for need in feature.needs
         )
-        await together((partial(self._ask_everywhere, need) for need in common), limit=AT_ONCE)
-        names = dict.fromkeys(feature.namespace for feature in features if feature.namespace)
-        if any(need.namespaced and not self._everywhere[need] for need in common):
-            names.update(dict.fromkeys(self._places.names))
+        await self._ask((need, "") for need in common)
+        scattered = [need for need in common if need.namespaced and not self._granted[need, ""]]
+        wanted = {feature.namespace: feature.needs for feature in features if feature.namespace}
+        names = dict.fromkeys([*wanted, *(self._places.names if scattered else ())])
         await together((partial(self._read_rules, name) for name in names), limit=AT_ONCE)
-        return Report(features={feature.name: await self._verdict(feature) for feature in features})
+        hazy = [name for name, rules in self._rules.items() if rules.incomplete][:MAX_INCOMPLETE]
+        await self._ask(
+            (need, name)
+            for name in hazy
+            for need in dict.fromkeys([*wanted.get(name, ()), *scattered])
+            if not self._shown(need, name)
+        )
+        return Report(features={feature.name: self._verdict(feature) for feature in features})
 
-    async def _verdict(self, feature: Feature) -> Verdict:
+    async def _ask(self, questions: Iterable[tuple[Need, str]]) -> None:
+        async def ask(need: Need, namespace: str) -> None:
+            self._granted[need, namespace] = await self_access(self._api, need, namespace)
+
+        await together((partial(ask, *question) for question in questions), limit=AT_ONCE)
+
+    async def _read_rules(self, namespace: str) -> None:
+        body = {"apiVersion": RULES.api_version, "kind": RULES.kind, "spec": {"namespace": namespace}}
+        self._rules[namespace] = (await self._api.create(_Rules, RULES, body)).status
+
+    def _shown(self, need: Need, namespace: str) -> bool:
+        return any(rule.grants(need) for rule in self._rules[namespace].resource_rules)
+
+    def _allowed_in(self, need: Need, namespace: str) -> bool:
+        return self._shown(need, namespace) or self._granted.get((need, namespace), False)
+
+    def _verdict(self, feature: Feature) -> Verdict:
         within: frozenset[str] | None = None  # everywhere
         missing = []
         for need in feature.needs:
-            granted = await self._where(need, feature.namespace)
+            granted = self._where(need, feature.namespace)
             if granted is None:
                 continue
             within = granted if within is None else within & granted
@@ -240,28 +269,15 @@ class _Rights:
             need=need, namespaces=tuple(each for each in self._places.names if each not in granted)
         )
 
-    async def _where(self, need: Need, only: str) -> frozenset[str] | None:
+    def _where(self, need: Need, only: str) -> frozenset[str] | None:
         """The namespaces where C{need} is granted; None: everywhere that is meant."""
         if only:
-            return None if await self._allowed_in(need, only) else frozenset()
-        if self._everywhere[need]:
+            return None if self._allowed_in(need, only) else frozenset()
+        if self._granted[need, ""]:
             return None
         if not need.namespaced:
             return frozenset()
-        return frozenset([each for each in self._places.names if await self._allowed_in(need, each)])
-
-    async def _allowed_in(self, need: Need, namespace: str) -> bool:
-        rules = self._rules[namespace]
-        if any(rule.grants(need) for rule in rules.resource_rules):
-            return True
-        return rules.incomplete and await self_access(self._api, need, namespace)
-
-    async def _ask_everywhere(self, need: Need) -> None:
-        self._everywhere[need] = await self_access(self._api, need, "")
-
-    async def _read_rules(self, namespace: str) -> None:
-        body = {"apiVersion": RULES.api_version, "kind": RULES.kind, "spec": {"namespace": namespace}}
-        self._rules[namespace] = (await self._api.create(_Rules, RULES, body)).status
+        return frozenset(each for each in self._places.names if self._allowed_in(need, each))
 
 
 async def self_access(api: Api, need: Need, namespace: str) -> bool:

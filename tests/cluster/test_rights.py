@@ -14,6 +14,7 @@ from pipeops_agent.cluster.errors import StatusError
 from pipeops_agent.cluster.needs import FEATURES, Feature, Need, own_features, rules
 from pipeops_agent.cluster.rights import (
     INTERVAL,
+    MAX_INCOMPLETE,
     MAX_NAMED,
     MAX_NAMESPACES,
     RETRY,
@@ -105,6 +106,17 @@ class ReviewTests(RightsCase):
         self.reviews.incomplete = {"shop"}
         self.reviews.hidden = {("shop", "list pods"), ("shop", "watch pods")}
         self.assertEqual(self.look(PODS, namespaces=["shop", "bank"]).features["pods"].namespaces, ("shop",))
+
+    def test_incomplete_everywhere(self) -> None:
+        """In most managed clusters no namespace shows all its rules; not each right is asked of each."""
+        names = [f"n{number:02}" for number in range(MAX_INCOMPLETE + 5)]
+        self.reviews.incomplete = set(names)
+        self.reviews.rules = {"n14": [rule("list watch", "pods")]}
+        self.reviews.hidden = {(name, right) for name in names for right in ("list pods", "watch pods")}
+        found = self.look(PODS, namespaces=names).features["pods"].namespaces
+        self.assertEqual(found, (*names[:MAX_INCOMPLETE], "n14"))
+        asked = [kind for kind, _ in self.reviews.asked if kind == "SelfSubjectAccessReview"]
+        self.assertEqual(len(asked), 2 + 2 * MAX_INCOMPLETE)
 
     def test_asked_once(self) -> None:
         """The same question is asked once, however many features have it."""
