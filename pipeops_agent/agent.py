@@ -98,7 +98,7 @@ class Agent(MultiService):
         self._end = end
         self._tasks = Tasks()
         self._turn = Tasks()
-        self._failed = False
+        self._failed = self._news = False
         self._parts: Parts | None = None
         self._tokens = LiveToken(token_source(settings))
         self.hub = EventHub(host.wall)
@@ -200,12 +200,15 @@ class Agent(MultiService):
         """The rest of the start phase, the registration, and then everything else."""
         assert stored.state is not None
         self.board.enter("starting")  # no standby any more, and not ready until it is registered
+        self._news = False
         facts = await self._collect_facts()
         self.board.enter("registering")
         self._parts = Parts(self._common, facts, self._store, stored, stored.state)
         await self._parts.register()
         self.board.enter("running")
         self._parts.start(self)
+        if self._news:
+            self._cluster_known()
         self.cluster.watch()
 
     async def _step_back(self, reason: str) -> None:
@@ -282,8 +285,10 @@ class Agent(MultiService):
 
     def _cluster_known(self) -> None:
         """Something is known of the cluster that the control plane is told, or it is different now."""
-        if self._parts is not None and self.board.now.registration.registered:
+        if self._parts is not None and self.board.now.phase == "running":
             self._turn.spawn(self._tell_facts(self._parts), "telling what the cluster is")
+        else:
+            self._news = True  # for then
 
     async def _tell_facts(self, parts: Parts) -> None:
         parts.learn(await self._collect_facts())

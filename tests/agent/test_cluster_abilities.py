@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
+from pipeops_agent import facts
 from pipeops_agent.caller import Caller
 from pipeops_agent.clock import utc_now
 from pipeops_agent.cluster import rights, service_token
@@ -17,8 +18,10 @@ from pipeops_agent.cluster.proxying import ProxyRequest
 from pipeops_agent.cluster.scope import OutOfReach
 from pipeops_agent.controlplane import registration
 from pipeops_agent.health import FeatureState
+from pipeops_agent.sandbox import faults
 from pipeops_agent.sandbox.pki import Authority
 from pipeops_agent.settings import Loaded
+from pipeops_agent.settings.model_pipeops import RegistrationSettings
 from tests.agent.cluster_house import ClusterHouse
 from tests.agent.house import change, look_until
 from tests.cluster.fakeapi import Asked, FakeApi, operating
@@ -81,6 +84,30 @@ class AbilityTests(ClusterHouse):
         await look_until(lambda: "kubernetes_tokens" in self.rights(), "the registration")
         self.assertTrue(self.states()["kubernetes_tokens"].available)
         self.assertEqual(len([one for one in self.records() if one.get("feature") == "drain"]), 1)
+
+    async def test_answered_late(self) -> None:
+        """What was not known in time for the registration is told after it, also where that took its time."""
+        self.patch(facts, "FACT_TIMEOUT", 0.1)
+        held: list[Request] = []
+
+        def hold(server: FakeApi, asked: Asked, request: Request) -> int:
+            held.append(request)
+            return NOT_DONE_YET
+
+        kind = "selfsubjectaccessreviews.authorization.k8s.io"
+        answering, self.api.handlers[kind] = self.api.handlers[kind], hold
+        self.sandbox.faults.add(faults.HalfOpen(call="register", count=1))
+        patience = {"timeout": 0.5, "registration": RegistrationSettings(retry_for=30.0)}
+        self.start_agent(change(self.with_kubeconfig(), pipeops=patience))
+        await self.until(lambda status: status.phase == "registering", "the registration")
+        self.api.handlers[kind] = answering
+        for request in held:
+            request.write(operating.answer(request, {"status": {"allowed": True}}))
+            request.finish()
+        await self.until(lambda status: status.cluster.abilities, "the answers")
+        self.assertEqual(self.agent.board.now.phase, "registering")
+        await self.until_connected()
+        await look_until(lambda: "logs" in self.rights(), "the second registration")
 
     async def test_owners_rules(self) -> None:
         """What the owner forbids while the agent runs can't be done from then on, whatever the rights."""
