@@ -66,12 +66,15 @@ def agent_lines(line: str) -> Event | None:
     return {"event": "wrong", "record": record} if record.get("level") not in {"debug", "info"} else None
 
 
-def start_agent(lab: Lab, api_url: str, tunnel: Mapping[str, Any], ca_file: str = "") -> tuple[Program, int]:
+def start_agent(
+    lab: Lab, api_url: str, tunnel: Mapping[str, Any], ca_file: str = "", kubeconfig: str = ""
+) -> tuple[Program, int]:
     """
     Start C{twistd -n --pidfile= pipeops-agent} with the defaults, and return it and its HTTP port.
 
     @param tunnel: what is not as by default in that section.
     @param ca_file: vouches for the control plane and the tunnel's server.
+    @param kubeconfig: of its cluster; empty: it has none.
     """
     web_port = free_port()
     config = Path(lab.mktemp())
@@ -80,6 +83,7 @@ def start_agent(lab: Lab, api_url: str, tunnel: Mapping[str, Any], ca_file: str 
         "agent": {"state_file": lab.mktemp()},
         "pipeops": {"api_url": api_url, "token": TOKEN, **({"tls": {"ca_file": ca_file}} if ca_file else {})},
         "tunnel": dict(tunnel),
+        "kubernetes": {"kubeconfig": kubeconfig},
         "server": {"port": web_port},
     }
     config.write_text(json.dumps(settings), encoding="utf-8")
@@ -93,10 +97,15 @@ def python_program(service: str, *options: str) -> list[str]:
 
 @dataclass(frozen=True)
 class AgentClient:
-    """The agent as people run it, with a control plane that has nothing else to do."""
+    """
+    The agent as people run it, with a control plane that has nothing else to do.
+
+    @ivar kubeconfig: of its cluster; empty: it has none.
+    """
 
     name: str = "agent"
     title: str = "agent"
+    kubeconfig: str = ""
 
     def launch(self, lab: Lab, server: Peer, target: str) -> Launched:
         port = free_port()
@@ -109,6 +118,7 @@ class AgentClient:
             f"http://127.0.0.1:{listener.getHost().port}",
             {"allow_insecure": server.url.startswith("ws:"), "forwards": forwards},
             ca_file=lab.ca_file(server),
+            kubeconfig=self.kubeconfig,
         )
         return Launched(program, port, began, web_port)
 

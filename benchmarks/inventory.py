@@ -8,14 +8,18 @@ and then hears of a thousand changes a second. Ours is L{benchmarks.inventory_re
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Any, Final, cast
 from unittest import SkipTest
 
-from benchmarks.clients import Client
+import treq
+from twisted.web.client import Agent
+
+from benchmarks.clients import AgentClient, Client
+from benchmarks.idle import SETTLE
 from benchmarks.lab import Lab
 from benchmarks.model import Figure, Measurement, Scale, Values
-from benchmarks.programs import peak_mb
-from pipeops_agent.scheduling import sleep
+from benchmarks.programs import cpu_seconds, peak_mb, resident_mb
+from pipeops_agent.scheduling import bounded, sleep
 from tests.peers.building import goinformer
 from tests.peers.kubernetes import KubeCluster, api_server
 from tests.peers.processes import Program, json_lines
@@ -28,6 +32,9 @@ FILLING: Final = 900.0
 
 READING: Final = 120.0
 """Seconds in which they must have been read, and those in which all changes must have been made at most."""
+
+_PODS: Final = "pipeops_cluster_pods_total"
+_STATE: Final = "pipeops_cluster_list_state{"
 
 QUIET: Final = 2.0
 """Seconds after the last change in which everybody must have heard of it."""
@@ -102,6 +109,36 @@ async def _inventory(lab: Lab, client: Client, scale: Scale) -> Values:
     return values
 
 
+async def _whole_agent(lab: Lab, client: Client, scale: Scale) -> Values:
+    """The agent itself, connected, with all its lists, then with nothing to do."""
+    kube = await filled(lab, scale)
+    services = await lab.services()
+    agent = AgentClient(kubeconfig=kube.kubeconfig)
+    launched = agent.launch(lab, await lab.server(), services["load"])
+    await launched.program.wait_for("configured")
+    await bounded(lab.reactor, READING, _all_kept(lab, launched.web_port, scale), "reading all lists")
+    kept = lab.reactor.seconds() - launched.began
+    pid = launched.program.pid
+    await sleep(lab.reactor, SETTLE)
+    began, cpu = lab.reactor.seconds(), cpu_seconds(pid)
+    await sleep(lab.reactor, scale.idle_seconds)
+    share = 100 * (cpu_seconds(pid) - cpu) / (lab.reactor.seconds() - began)
+    return {"kept": kept, "peak": peak_mb(pid), "rss": resident_mb(pid), "cpu": share}
+
+
+async def _all_kept(lab: Lab, port: int, scale: Scale) -> None:
+    """Ask for the agent's metrics until they show every pod, and no list that is not live."""
+    agent = Agent(cast(Any, lab.reactor))
+    while True:
+        text = await treq.text_content(await treq.get(f"http://127.0.0.1:{port}/metrics", agent=agent))
+        series = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        states = {name: value for name, value in series.items() if name.startswith(_STATE)}
+        others = [name for name, value in states.items() if 'state="live"' not in name and float(value)]
+        if states and not others and float(series.get(_PODS, 0)) >= scale.pods:
+            return
+        await sleep(lab.reactor, 0.1)
+
+
 MEASUREMENTS: Final = (
     Measurement(
         "inventory",
@@ -118,6 +155,18 @@ MEASUREMENTS: Final = (
         ),
         _inventory,
         clients=("agent", "informer", "informer-protobuf"),
+        obstacle=obstacle,
+    ),
+    Measurement(
+        "cluster",
+        (
+            Figure("kept", "start of the process to all lists live", "s", 2),
+            Figure("peak", "largest RSS", "MB", 0),
+            Figure("rss", "RSS idle, with the cluster", "MB", 0),
+            Figure("cpu", "CPU idle, with the cluster", "% of a core", 2),
+        ),
+        _whole_agent,
+        clients=("agent",),
         obstacle=obstacle,
     ),
 )

@@ -93,6 +93,10 @@ class MeasurementTests(TestCase):
         """A cluster's objects, read and kept, and changed."""
         await self.measure("inventory")
 
+    async def test_cluster(self) -> None:
+        """The whole agent with a cluster's objects."""
+        await self.measure("cluster")
+
     async def test_to_server_1(self) -> None:
         """Throughput to the server."""
         await self.measure("to-server-1")
