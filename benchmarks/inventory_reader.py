@@ -33,6 +33,9 @@ from pipeops_agent.scheduling import sleep
 TICK: Final = 0.005
 """Seconds between two looks at how late the reactor is."""
 
+TELL: Final = 0.5
+"""Seconds between two words on how many changes were heard of."""
+
 
 class Input(Protocol):
     """Fires C{ended} when standard input does."""
@@ -99,6 +102,15 @@ async def read(reactor: Any, path: str) -> None:
     lag = Lag(reactor)
     looking = Deferred.fromCoroutine(lag.keep())
     looking.addErrback(lambda _: None)
+
+    async def tell() -> None:
+        said = 0
+        while True:
+            await sleep(reactor, TELL)
+            if changes != said:
+                said = changes
+                say("heard", changes=said)
+
     service.startService()
     while not all(_live(inventory, kind) for kind in ("pods", "nodes")):
         await sleep(reactor, TICK)
@@ -114,9 +126,12 @@ async def read(reactor: Any, path: str) -> None:
     cpu = cpu_seconds()
     stop = inventory.on_change(count)
     lag.late.clear()
+    telling = Deferred.fromCoroutine(tell())
+    telling.addErrback(lambda _: None)
     await stdin.ended
     stop()
     looking.cancel()
+    telling.cancel()
     say(
         "changed",
         changes=changes,

@@ -11,7 +11,7 @@ import (
 )
 
 // runWatch keeps pods and nodes in shared informers, says when all are there and what that has cost, and at the end of
-// standard input how many changes it was told of since.
+// standard input how many changes it was told of since; whenever it has heard of more, it says how many those are.
 func runWatch(args []string) error {
 	flags, kubeconfig := flagsFor("watch")
 	protobuf := flags.Bool("protobuf", false, "ask for protobuf instead of JSON")
@@ -42,6 +42,14 @@ func runWatch(args []string) error {
 		"nodes":   len(nodes.GetStore().ListKeys()),
 	})
 	cpu = cpuSeconds()
+	go func() {
+		for said := int64(0); ; time.Sleep(500 * time.Millisecond) {
+			if now := changes.Load(); now != said {
+				say("heard", map[string]any{"changes": now})
+				said = now
+			}
+		}
+	}()
 	untilStdinEnds()
 	say("changed", map[string]any{"changes": changes.Load(), "cpu": cpuSeconds() - cpu})
 	return nil
