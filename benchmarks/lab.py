@@ -107,9 +107,13 @@ class Lab:
         ca = server.ca if isinstance(server, ServerPeer) else ""
         return self.peers(self.near).pem_file(ca) if ca else ""
 
-    async def services(self) -> Services:
-        """What the clients forward to."""
-        return await self.peers(self.near).services()
+    async def services(self, *, buffer: int = 0) -> Services:
+        """
+        What the clients forward to.
+
+        @param buffer: the kernel's buffers for each connection under load, in bytes; 0: its own choice.
+        """
+        return await self.peers(self.near).services(buffer=buffer)
 
     async def load(self, mode: str, where: int | str, **more: object) -> Event:
         """

@@ -20,14 +20,28 @@ SETTLE: Final = 1.0
 _WARM_UP: Final = 1 << 20
 """Bytes that go through, checked by their SHA-256, before what is measured, which is not checked."""
 
+_SMALL_BUFFER: Final = 64 * 1024
+"""
+Bytes that the kernel holds for each of very many connections, in load and service.
+
+Where it chooses, a thousand of them use up all that TCP may have (C{tcp_mem}): it drops what comes then, on
+the tunnel's own connection too, and what would be measured is that.
+"""
+
 _ALL: Final = ("agent", "go", "conch")
 _WITH_TLS: Final = ("agent", "go")
 _OVER_TLS: Final = ", over TLS"
 
 
-async def connected(lab: Lab, client: Client, *, tls: bool = False) -> tuple[ServerPeer, Launched]:
-    """A fresh server, a fresh client, and a tunnel between them to the load service; proven by use."""
-    services = await lab.services()
+async def connected(
+    lab: Lab, client: Client, *, tls: bool = False, buffer: int = 0
+) -> tuple[ServerPeer, Launched]:
+    """
+    A fresh server, a fresh client, and a tunnel between them to the load service; proven by use.
+
+    @param buffer: as for L{Lab.services}.
+    """
+    services = await lab.services(buffer=buffer)
     server = await lab.server(tls=tls)
     launched = client.launch(lab, server, services["load"])
     await launched.program.wait_for("configured")
@@ -63,18 +77,25 @@ def round_trips(figures: Event) -> Values:
 
 
 async def steady(
-    lab: Lab, where: int | str, scale: Scale, mode: str, *, conns: int = 1, probe: bool = False
+    lab: Lab,
+    where: int | str,
+    scale: Scale,
+    mode: str,
+    *,
+    conns: int = 1,
+    probe: bool = False,
+    buffer: int = 0,
 ) -> Event:
     """
     Connections that move data all the time: their rates, after a warm-up.
 
     @param where: as for L{Lab.load}.
     @param probe: measure round trips beside them.
+    @param buffer: as for L{Lab.services}.
     """
     seconds = f"{scale.steady_seconds}s"
-    return await lab.load(
-        f"steady-{mode}", where, c=conns, s=64, probe=probe, warm=seconds, **{"for": seconds}
-    )
+    times = {"warm": seconds, "for": seconds}
+    return await lab.load(f"steady-{mode}", where, c=conns, s=64, probe=probe, buffer=buffer, **times)
 
 
 async def _beside_bulk(lab: Lab, client: Client, scale: Scale, *, mode: str) -> Values:
@@ -86,10 +107,10 @@ async def _beside_bulk(lab: Lab, client: Client, scale: Scale, *, mode: str) -> 
 
 async def _fairness(lab: Lab, client: Client, scale: Scale, *, mode: str) -> Values:
     """The rates of many channels that move all that they can."""
-    _, launched = await connected(lab, client)
+    _, launched = await connected(lab, client, buffer=_SMALL_BUFFER)
     pid = launched.program.pid
     before = cpu_seconds(pid)
-    figures = await steady(lab, launched.port, scale, mode, conns=scale.channels)
+    figures = await steady(lab, launched.port, scale, mode, conns=scale.channels, buffer=_SMALL_BUFFER)
     return {
         "fairness": figures["slowest"] / figures["fastest"] if figures["fastest"] else 0.0,
         "rate": figures["mb_per_s"],

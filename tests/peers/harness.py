@@ -235,9 +235,14 @@ class Peers:
         other = [(name.replace("_", "-"), value) for name, value in more.items()]
         return self._start([gochisel(), "client", *flags([*named, *other]), *remotes])
 
-    async def services(self) -> Services:
-        """Start C{gochisel services}."""
-        program = self._start([gochisel(), "services", f"-listen={self._host}"])
+    async def services(self, **more: object) -> Services:
+        """
+        Start C{gochisel services}.
+
+        @param more: C{buffer}, as C{gochisel services -h} explains.
+        """
+        options = flags([("listen", self._host), *more.items()])
+        program = self._start([gochisel(), "services", *options])
         up = await program.wait_for("listening")
         return Services(up["services"], up["ca"], program)
 
@@ -247,7 +252,7 @@ class Peers:
 
         @param mode: C{down}, C{up}, C{both} (bytes), C{steady-down}, C{steady-up} (rates of connections),
             C{rtt} (round trips), C{conn} (connections).
-        @param more: C{n}, C{c}, C{s}, C{check}, C{warm}, C{for}, C{probe}, C{timeout}, as
+        @param more: C{n}, C{c}, C{s}, C{check}, C{warm}, C{for}, C{probe}, C{buffer}, C{timeout}, as
             C{gochisel load -h} explains.
         @return: the figures; C{ok} is False, with C{error}, where something went wrong.
         """

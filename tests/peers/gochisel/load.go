@@ -148,6 +148,7 @@ type load struct {
 	use          int64         // idle: bytes that each connection carries first
 	warm, window time.Duration // steady: before counting, and while counting
 	hold, expire time.Duration
+	buffer       int // of the kernel, for each connection and direction, in bytes; 0: its own choice
 }
 
 func runLoad(args []string) error {
@@ -164,6 +165,7 @@ func runLoad(args []string) error {
 	flags.Int64Var(&l.use, "use", 0, "idle: bytes that each connection carries in each direction first")
 	flags.DurationVar(&l.warm, "warm", time.Second, "steady: time before counting")
 	flags.DurationVar(&l.window, "for", 5*time.Second, "steady: time in which is counted")
+	flags.IntVar(&l.buffer, "buffer", 0, "the kernel's buffers for each connection, in bytes; 0: its own choice")
 	flags.DurationVar(&l.hold, "hold", 0, "idle: how long; 0: until standard input ends")
 	flags.DurationVar(&l.expire, "timeout", 5*time.Minute, "gives up after that")
 	if err := flags.Parse(args); err != nil {
@@ -194,9 +196,31 @@ func runLoad(args []string) error {
 	return err
 }
 
+// connect makes a connection to the n-th address.
+func (l *load) connect(n int) (net.Conn, error) {
+	conn, err := net.Dial("tcp", l.addrs[n%len(l.addrs)])
+	if err != nil {
+		return nil, err
+	}
+	if err := hold(conn.(*net.TCPConn), l.buffer); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// hold keeps the kernel's buffers of a connection at so many bytes each; 0: it chooses, and may take megabytes, of which
+// a thousand connections can't all have as much (tcp_mem): then it drops what comes, and all of them crawl.
+func hold(c *net.TCPConn, buffer int) error {
+	if buffer == 0 {
+		return nil
+	}
+	return errors.Join(c.SetReadBuffer(buffer), c.SetWriteBuffer(buffer))
+}
+
 // dial connects to the n-th address and begins with a header.
 func (l *load) dial(n int, mode byte, count int64) (net.Conn, error) {
-	conn, err := net.Dial("tcp", l.addrs[n%len(l.addrs)])
+	conn, err := l.connect(n)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 // services are the TCP services that a user has behind a tunnel, each on a port of its own.
 type services struct {
 	host    string
+	buffer  int // as for load
 	journal *journal
 	ports   map[string]string // name: address
 	done    chan struct{}     // closed when all are to end
@@ -33,12 +34,15 @@ func newServices(host string, j *journal) *services {
 
 func runServices(args []string) error {
 	var host string
+	var buffer int
 	flags := flag.NewFlagSet("services", flag.ExitOnError)
 	flags.StringVar(&host, "listen", "127.0.0.1", "address; each service gets a free port")
+	flags.IntVar(&buffer, "buffer", 0, "load: the kernel's buffers for each connection, in bytes; 0: its own choice")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	s := newServices(host, newJournal(os.Stdout))
+	s.buffer = buffer
 	certificate, ca, err := selfSigned()
 	if err != nil {
 		return err
@@ -70,7 +74,7 @@ func (s *services) start(certificate tls.Certificate) error {
 		"closefirst": each(s.closeFirst),
 		"mute":       each(func(*net.TCPConn) { <-s.done }),
 		"reset":      each(func(c *net.TCPConn) { _ = c.SetLinger(0) }),
-		"load":       each(serveLoad),
+		"load":       each(s.load),
 	} {
 		l, err := net.Listen("tcp", net.JoinHostPort(s.host, "0"))
 		if err != nil {
@@ -164,6 +168,12 @@ func answerAtEOF(c *net.TCPConn) {
 	n, err := io.Copy(digest, c)
 	if err == nil {
 		fmt.Fprintf(c, "%d bytes sha256 %x\n", n, digest.Sum(nil))
+	}
+}
+
+func (s *services) load(c *net.TCPConn) {
+	if hold(c, s.buffer) == nil {
+		serveLoad(c)
 	}
 }
 

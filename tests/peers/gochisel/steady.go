@@ -87,7 +87,7 @@ func (l *load) steadyUp(result facts) error {
 func (l *load) steady(result facts, header []byte, move func(c net.Conn, told func(int64))) error {
 	conns := make([]net.Conn, l.conns)
 	for n := range conns {
-		conn, err := net.Dial("tcp", l.addrs[n%len(l.addrs)])
+		conn, err := l.connect(n)
 		if err != nil {
 			return err
 		}

@@ -119,3 +119,28 @@ func TestLinkLosesAShare(t *testing.T) {
 		t.Errorf("%d of 1000 were lost, expected about 200", lost)
 	}
 }
+
+func TestBuffersAreHeld(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := (&load{addrs: []string{l.Addr().String()}, buffer: 64 << 10}).connect(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for name, option := range map[string]int{"receive": unix.SO_RCVBUF, "send": unix.SO_SNDBUF} {
+			// The kernel doubles what is asked for, for its own records (socket(7)).
+			if size, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option); err != nil || size != 128<<10 {
+				t.Errorf("%s: %d bytes, %v", name, size, err)
+			}
+		}
+	})
+}
