@@ -14,6 +14,7 @@ from pipeops_agent.tunnel.ssh.common import RekeyPolicy, TransportOwner
 from pipeops_agent.tunnel.ssh.connection import MAX_REQUEST, ConnectionLayer, ConnectionOwner
 from pipeops_agent.tunnel.ssh.messages import MSG_GLOBAL_REQUEST, MSG_REQUEST_FAILURE, MSG_REQUEST_SUCCESS
 from pipeops_agent.tunnel.ssh.server import ChiselServerTransport, HostKey
+from pipeops_agent.tunnel.ssh.windows import Windows
 
 WINDOW: Final = 2 * 1024 * 1024
 """What a channel's peer may have under way, in bytes: what chisel's server announces."""
@@ -76,7 +77,7 @@ class SandboxConnection(ConnectionLayer):
     """Answers global requests with a reason, and late where it is told to."""
 
     def __init__(self, session: LayersOwner) -> None:
-        super().__init__(session, window=WINDOW, max_channels=MAX_CHANNELS)
+        super().__init__(session, windows=Windows.fixed(WINDOW), max_channels=MAX_CHANNELS)
         self._session = session
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:  # noqa: N802, N803 - Conch's names

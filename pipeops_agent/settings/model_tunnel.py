@@ -144,10 +144,11 @@ class TunnelSettings(msgspec.Struct, frozen=True, kw_only=True):
     window_size: Annotated[
         int,
         About(
-            "What one connection through the tunnel may hold in memory unread.",
+            "The most that one connection through the tunnel may have under way, or in memory unread. Its"
+            " window grows up to this where the way is long, else it stays small.",
             Integer(32_768, 2**30, "bytes"),
         ),
-    ] = 2_097_152
+    ] = 16_777_216
     max_channels: Annotated[
         int, About("Connections through the tunnel at one time.", Integer(1, 100_000))
     ] = 2000

@@ -34,6 +34,7 @@ from pipeops_agent.tunnel.ssh.auth import LoginRefused, PasswordAuthClient
 from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError, WrongHostKey, peer_text
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, RequestRefused
+from pipeops_agent.tunnel.ssh.windows import Windows
 from pipeops_agent.tunnel.traffic import TrafficCounters
 
 _log = Logger(namespace="tunnel.session")
@@ -83,9 +84,8 @@ class ChiselSession:
         self._waiters: list[Deferred[str]] = []
         self._opened_at: float = self._clock.seconds()
         self.confirmed: float = self._opened_at
-        self._connection = ConnectionLayer(
-            self, window=settings.window_size, max_channels=settings.max_channels
-        )
+        self._windows = Windows(self._clock.seconds, settings.window_size)
+        self._connection = ConnectionLayer(self, windows=self._windows, max_channels=settings.max_channels)
         self._transport = ChiselClientTransport(
             self._clock,
             self,
@@ -269,6 +269,8 @@ class ChiselSession:
     def _confirm(self) -> None:
         """The server has just proved to be there, and with it the ports that it listens on for us."""
         self.confirmed = now = self._clock.seconds()
+        if self._pings.rtt is not None:
+            self._windows.note_round_trip(self._pings.rtt)
         for remote in self.remotes:
             self._traffic.forward(remote.forward).confirmed = now
 

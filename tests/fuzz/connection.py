@@ -26,6 +26,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
+from pipeops_agent.tunnel.ssh.windows import Windows
 from tests.fuzz.model import Model, Verdict
 from tests.fuzz.source import Source, held
 
@@ -92,7 +93,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.model = Model(WINDOW, MAX_CHANNELS)
-        self.layer = ConnectionLayer(self, window=WINDOW, max_channels=MAX_CHANNELS)
+        self.layer = ConnectionLayer(self, windows=Windows.fixed(WINDOW), max_channels=MAX_CHANNELS)
         self.layer.transport = self
         self.error: SSHError | None = None
         self.broken = False

@@ -23,6 +23,7 @@ from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, SSHError
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRequest
+from pipeops_agent.tunnel.ssh.windows import Windows
 
 TOKEN = Secret("a token that only tests know")
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -168,7 +169,7 @@ class ChiselClient:
         self.pongs: list[bytes] = []
         self._login = PasswordAuthClient(user, Secret(password))
         self._config = config or (b"config", config_payload(remotes, "test"))
-        self.connection = ConnectionLayer(self, window=65536, max_channels=10)
+        self.connection = ConnectionLayer(self, windows=Windows.fixed(65536), max_channels=10)
         self.transport = ChiselClientTransport(clock, self, RekeyPolicy(1 << 30, 3600.0), fingerprint)
         self.carrier = ClientCarrier(clock, self.transport, self)
         self.factory = client_factory(clock, "ws://127.0.0.1:80/", "PipeOps-Agent/test", lambda: self.carrier)

@@ -33,6 +33,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_SUCCESS,
 )
 from pipeops_agent.tunnel.ssh.server import ChiselServerTransport, HostKey
+from pipeops_agent.tunnel.ssh.windows import Windows
 from pipeops_agent.tunnel.traffic import TrafficCounters
 from tests.tunnel.ssh.pair import HOST_KEY
 
@@ -156,7 +157,7 @@ class _Connection(ConnectionLayer):
     """Answers global requests as its server wants."""
 
     def __init__(self, server: MemoryServer) -> None:
-        super().__init__(server, window=64 * 1024, max_channels=1000)
+        super().__init__(server, windows=Windows.fixed(64 * 1024), max_channels=1000)
         self._server = server
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:  # noqa: N802, N803 - Conch's names

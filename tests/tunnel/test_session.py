@@ -22,6 +22,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
+from pipeops_agent.tunnel.ssh.windows import SHORTEST
 from tests.tunnel.rig import HASTY, REMOTES, RIGHT, STEPS, Rig
 from tests.tunnel.ssh.pair import HOST_KEY, Handler
 from tests.tunnel.ssh.sealing import plain_packet
@@ -306,6 +307,18 @@ class Life(SessionCase):
         self.assertEqual(len(frames), 3)
         self.assertEqual(rig.pings, 3)
         self.assertNoResult(session.when_lost())
+
+    def test_pings_tell_the_windows(self) -> None:
+        """What a ping took is what windows are made for."""
+        rig = self.rig(ping_interval=10.0)
+        session = self.opened(rig)
+        self.assertEqual(session._windows.round_trip, SHORTEST)  # nothing takes time here
+        noted: list[float] = []
+        session._windows.note_round_trip = noted.append  # type: ignore[assignment, method-assign]  # overheard
+        rig.reactor.advance(10.0)
+        rig.reactor.advance(0.25)
+        rig.go()
+        self.assertEqual(noted, [0.25])
 
     def test_answers_pings(self) -> None:
         """The server's pings are answered, on both levels; an unknown request is refused."""

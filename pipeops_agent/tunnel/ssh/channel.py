@@ -12,6 +12,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_WINDOW_ADJUST,
 )
+from pipeops_agent.tunnel.ssh.windows import Window
 
 if TYPE_CHECKING:
     from pipeops_agent.tunnel.ssh.connection import ConnectionLayer
@@ -69,7 +70,7 @@ class Channel:
         remote_id: int,
         send_window: int,
         send_size: int,
-        window: int,
+        window: Window,
     ) -> None:
         self._layer = layer
         self._turns = layer.turns
@@ -79,8 +80,6 @@ class Channel:
         self._send_window = send_window
         self._send_size = min(send_size, MAX_SENT)
         self._window = window
-        self._credit = window
-        self._consumed = 0
         self._pending = bytearray()
         self._paused = False
         self._eof_wanted = self._eof_sent = self._eof_received = False
@@ -178,8 +177,7 @@ class Channel:
         """The peer sent C{data}."""
         if self._eof_received:
             raise PacketError("data came after EOF")
-        self._credit -= len(data)
-        if self._credit < 0:
+        if not self._window.received(len(data)):
             raise PacketError("the peer ignores the window")
         if self._close_wanted:
             self.consumed(len(data))
@@ -188,17 +186,17 @@ class Channel:
 
     def extended_received(self, length: int) -> None:
         """Drop extended data, which chisel does not have: it counts against the window all the same."""
-        self._credit -= max(length, 0)
-        if self._credit < 0:
+        length = max(length, 0)
+        if not self._window.received(length):
             raise PacketError("the peer ignores the window")
-        self.consumed(max(length, 0))
+        self.consumed(length)
 
     def consumed(self, count: int) -> None:
         """Note that C{count} bytes were delivered; the window is opened again in good time."""
-        self._consumed += count
-        if self._consumed * 4 >= self._window and not (self._close_sent or self._over):
-            more, self._consumed = self._consumed, 0
-            self._credit += more
+        if self._close_sent or self._over:
+            return
+        more = self._window.consumed(count)
+        if more:
             self._layer.send(MSG_CHANNEL_WINDOW_ADJUST, _TWO.pack(self.remote_id, more))
 
     def eof_received(self) -> None:
@@ -231,5 +229,6 @@ class Channel:
     def _end(self, *, lost: bool) -> None:
         if not self._over:
             self._over = True
+            self._window.close()
             self._pending.clear()
             self._handler.channel_closed(lost)

@@ -37,6 +37,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     OPEN_RESOURCE_SHORTAGE,
 )
 from pipeops_agent.tunnel.ssh.turns import Turns
+from pipeops_agent.tunnel.ssh.windows import Window, Windows
 
 _log = Logger(namespace="tunnel.ssh")
 
@@ -52,6 +53,9 @@ MAX_REQUEST: Final = 64 * 1024
 _ONE: Final = struct.Struct(">L")
 _TWO: Final = struct.Struct(">LL")
 _FOUR: Final = struct.Struct(">LLLL")
+
+_Opening = tuple[Deferred[Channel], ChannelHandler, Window]
+"""A channel that this side has asked for: who waits for it, and what it will have."""
 
 
 class RequestRefused(Exception):
@@ -114,19 +118,19 @@ class ConnectionLayer(Service):
     One connection's channels and requests.
 
     @ivar turns: in which order the channels send what waits in them.
-    @param window: how much unconsumed data the peer may have under way per channel, in bytes; the
-        bound on what a channel can hold here.
+    @param windows: how much unconsumed data the peer may have under way: the bound on what channels can
+        hold here.
     @param max_channels: how many channels may be open, and asked for, at once.
     """
 
     name = CONNECTION
 
-    def __init__(self, owner: ConnectionOwner, *, window: int, max_channels: int) -> None:
+    def __init__(self, owner: ConnectionOwner, *, windows: Windows, max_channels: int) -> None:
         self._owner = owner
-        self._window = window
+        self._windows = windows
         self._max_channels = max_channels
         self._channels: dict[int, Channel] = {}
-        self._opening: dict[int, tuple[Deferred[Channel], ChannelHandler]] = {}
+        self._opening: dict[int, _Opening] = {}
         self._requested: set[OpenRequest] = set()
         self._replies: deque[Deferred[bytes]] = deque()
         self._next_id = 0
@@ -162,8 +166,9 @@ class ConnectionLayer(Service):
             return fail(SSHError("the connection has ended"))
         local = self._new_id()
         waiting: Deferred[Channel] = Deferred()
-        self._opening[local] = (waiting, handler)
-        numbers = struct.pack(">LLL", local, self._window, MAX_DATA)
+        window = self._windows.open()
+        self._opening[local] = (waiting, handler, window)
+        numbers = struct.pack(">LLL", local, window.size, MAX_DATA)
         self.transport.sendPacket(MSG_CHANNEL_OPEN, NS(kind) + numbers + extra)
         return waiting
 
@@ -184,9 +189,10 @@ class ConnectionLayer(Service):
     ) -> Channel:
         self._requested.remove(request)
         local = self._new_id()
-        numbers = _FOUR.pack(remote, local, self._window, MAX_DATA)
+        ours = self._windows.open()
+        numbers = _FOUR.pack(remote, local, ours.size, MAX_DATA)
         self.transport.sendPacket(MSG_CHANNEL_OPEN_CONFIRMATION, numbers)
-        return self._add(handler, local, remote, window, packet)
+        return self._add(handler, local, ours, remote, window, packet)
 
     def refuse(self, request: OpenRequest, remote: int, code: int, description: str) -> None:
         self._requested.remove(request)
@@ -205,7 +211,9 @@ class ConnectionLayer(Service):
         del self._channels[channel.local_id]
         self.turns.forget(channel)
 
-    def _add(self, handler: ChannelHandler, local: int, remote: int, window: int, size: int) -> Channel:
+    def _add(
+        self, handler: ChannelHandler, local: int, ours: Window, remote: int, window: int, size: int
+    ) -> Channel:
         channel = Channel(
             self,
             handler,
@@ -213,7 +221,7 @@ class ConnectionLayer(Service):
             remote_id=remote,
             send_window=window,
             send_size=size,
-            window=self._window,
+            window=ours,
         )
         self._channels[local] = channel
         return channel
@@ -248,7 +256,7 @@ class ConnectionLayer(Service):
         for request in requested:
             if request.abandoned is not None:
                 request.abandoned()
-        for waiting, _ in opening.values():
+        for waiting, *_ in opening.values():
             waiting.errback(error)
         for reply in replies:
             if not reply.called:
@@ -313,16 +321,17 @@ class ConnectionLayer(Service):
         local, remote, window, size = _unpack(_FOUR, packet)
         if size < MIN_PACKET:
             raise PacketError(_too_small(size))
-        waiting, handler = self._was_opening(local)
-        waiting.callback(self._add(handler, local, remote, window, size))
+        waiting, handler, ours = self._was_opening(local)
+        waiting.callback(self._add(handler, local, ours, remote, window, size))
 
     def _open_failed(self, packet: bytes) -> None:
         local, code = _unpack(_TWO, packet)
         description, _ = _string(packet[8:])  # who waits is asked for last: an error here must reach it too
-        waiting, _ = self._was_opening(local)
+        waiting, _, ours = self._was_opening(local)
+        ours.close()
         waiting.errback(OpenRefused(code, peer_text(description)))
 
-    def _was_opening(self, local: int) -> tuple[Deferred[Channel], ChannelHandler]:
+    def _was_opening(self, local: int) -> _Opening:
         try:
             return self._opening.pop(local)
         except KeyError:

@@ -18,6 +18,7 @@ from pipeops_agent.tunnel.ssh.client import ChiselClientTransport
 from pipeops_agent.tunnel.ssh.common import RekeyPolicy, Service, SSHError
 from pipeops_agent.tunnel.ssh.connection import ConnectionLayer, OpenRequest
 from pipeops_agent.tunnel.ssh.server import ChiselServerTransport, HostKey
+from pipeops_agent.tunnel.ssh.windows import Windows
 
 HOST_KEY = Key(ec.derive_private_key(12345, ec.SECP256R1()))
 NEVER = RekeyPolicy(1 << 40, 1e9)
@@ -111,7 +112,11 @@ class Handler:
 
 
 class Pair:
-    """A client and a server transport, and the wires between them."""
+    """
+    A client and a server transport, and the wires between them.
+
+    @param window: of each channel, fixed; C{windows}: the client's, instead.
+    """
 
     def __init__(
         self,
@@ -123,16 +128,22 @@ class Pair:
         password: str = "right",
         window: int = 64 * 1024,
         max_channels: int = 100,
+        clock: Clock | None = None,
+        windows: Windows | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.client_owner, self.server_owner = Owner(), Owner()
         self.client_requests, self.server_requests = Requests(), Requests()
         self.client = client_class(self.clock, self.client_owner, client_rekey, expected)
         self.server = ChiselServerTransport(
             self.clock, self.server_owner, server_rekey, HostKey(HOST_KEY, self._service)
         )
-        self.client_layer = ConnectionLayer(self.client_requests, window=window, max_channels=max_channels)
-        self.server_layer = ConnectionLayer(self.server_requests, window=window, max_channels=max_channels)
+        self.client_layer = ConnectionLayer(
+            self.client_requests, windows=windows or Windows.fixed(window), max_channels=max_channels
+        )
+        self.server_layer = ConnectionLayer(
+            self.server_requests, windows=Windows.fixed(window), max_channels=max_channels
+        )
         self.login = PasswordAuthClient("user", Secret(password))
         self.client_wire, self.server_wire = Wire(), Wire()
         self._lost = False

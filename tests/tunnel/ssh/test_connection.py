@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.tunnel.ssh.channel import TURN, Channel
@@ -28,6 +29,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_SUCCESS,
 )
 from pipeops_agent.tunnel.ssh.turns import Turns
+from pipeops_agent.tunnel.ssh.windows import LEAST, Windows
 from tests.tunnel.ssh.pair import Handler, Pair
 
 WINDOW = 64 * 1024
@@ -117,6 +119,31 @@ class Flow(SynchronousTestCase):
             opened.pair.pump()
             self.assertGreater(len(opened.near.data), before)
         self.assertEqual(opened.far.events, ["pause", "resume"])
+
+    def test_window_grows(self) -> None:
+        """Where the window was the limit the sender is allowed more; that is still a hard limit."""
+        clock = Clock()
+        windows = Windows(clock.seconds, 1 << 20)
+        pair = Pair(clock=clock, windows=windows)
+        pair.log_in()
+        far, near = Handler(), Handler()
+        opening = pair.server_layer.open_channel(b"chisel", b"localhost:6443", far)
+        pair.pump()
+        near.channel = pair.client_requests.opens[0].accept(near)
+        pair.pump()
+        channel: Channel = self.successResultOf(opening)
+        first = channel.send_window
+        for _ in range(20):
+            clock.advance(0.005)
+            channel.write(bytes(channel.send_window))
+            pair.pump()
+        self.assertLess(first, 2 * LEAST)
+        self.assertGreater(channel.send_window, 12 * LEAST)
+        near.consume = False
+        channel._send_window += 1 << 20  # a sender that takes more than it was given
+        channel.write(bytes(channel.send_window))
+        pair.pump()
+        self.assertIn("ignores the window", str(pair.client_owner.ended[0]))
 
     def test_data_keeps_its_order(self) -> None:
         """What is written while data waits goes behind it."""
