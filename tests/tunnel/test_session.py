@@ -22,7 +22,6 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
-from pipeops_agent.tunnel.ssh.windows import SHORTEST
 from tests.tunnel.rig import HASTY, REMOTES, RIGHT, STEPS, Rig
 from tests.tunnel.ssh.pair import HOST_KEY, Handler
 from tests.tunnel.ssh.sealing import plain_packet
@@ -312,7 +311,6 @@ class Life(SessionCase):
         """What a ping took is what windows are made for."""
         rig = self.rig(ping_interval=10.0)
         session = self.opened(rig)
-        self.assertEqual(session._windows.round_trip, SHORTEST)  # nothing takes time here
         noted: list[float] = []
         session._windows.note_round_trip = noted.append  # type: ignore[assignment, method-assign]  # overheard
         rig.reactor.advance(10.0)

@@ -2,9 +2,9 @@
 How far our channels' windows are open: as far as what is under way needs, and no further.
 
 What a peer may send before it hears of us again is its channel's window. To fill the way it takes what passes
-in one round trip, and some more (L{_ROOM}). So a window follows what was consumed, once in a round trip, as
-Linux sizes a TCP receive buffer: up to twice its size, or down by what is not opened again. A reader that
-does not keep up gets no larger window, which it would only fill.
+in one round trip, and some more (L{_ROOM}, L{EASY}). So a window follows what was consumed, once in a round
+trip, as Linux sizes a TCP receive buffer: up to twice its size, or down by what is not opened again. A reader
+that does not keep up gets no larger window, which it would only fill.
 
 All windows of a connection together are bounded: L{LEAST} for each, and what is above that comes from one
 store that the connection has. Nothing runs by itself, and an idle channel costs nothing.
@@ -24,14 +24,18 @@ STORE: Final = 4
 _FIRST: Final = 128
 """A new channel gets this part of the half of the store that is for new ones."""
 
-SHORTEST: Final = 0.005
+EASY: Final = 2 * 1024 * 1024
+EASY_SECONDS: Final = 0.05
 """
-Seconds that a round trip takes at least, for this purpose: both ends may be busy with something else so long.
+Where the way is short a window holds what passes in so many seconds, at most so many bytes.
 
-On loopback a window of what passes in less would be opened again with every few packets.
+What passes in a round trip would do, but then it would have to be opened again with every few packets.
 """
 
-_PARTS: Final = 8
+_EPOCH: Final = 0.01
+"""Seconds that a pace is measured over at least."""
+
+_PARTS: Final = 4
 """A window is opened again when so small a part of it was consumed."""
 
 _ROOM: Final = 3
@@ -55,8 +59,8 @@ class Windows:
     @param seconds: the time.
     @param most: bytes of the largest window; the smallest, where that is less than L{LEAST}.
     @ivar store: bytes that windows may still grow by, all together.
-    @ivar round_trip: seconds; the least that was seen, because whatever is above that is a queue somewhere,
-        and windows that follow it would make it longer.
+    @ivar round_trip: seconds, the least that was seen; 0 before there was any. Whatever is above that is a
+        queue somewhere, and windows that follow it would make it longer.
     """
 
     def __init__(self, seconds: Callable[[], float], most: int, *, store: int | None = None) -> None:
@@ -65,8 +69,7 @@ class Windows:
         self.least = min(LEAST, most)
         self.store = STORE * most if store is None else store
         self._kept_for_growth = self.store // 2
-        self.round_trip = SHORTEST
-        self._measured = False
+        self.round_trip = 0.0
 
     @classmethod
     def fixed(cls, size: int) -> Windows:
@@ -77,10 +80,11 @@ class Windows:
 
     def note_round_trip(self, seconds: float) -> None:
         """Take a round trip into account that was just measured."""
-        seconds = max(seconds, SHORTEST)
-        if not self._measured or seconds < self.round_trip:
-            self._measured = True
-            self.round_trip = seconds
+        self.round_trip = min(seconds, self.round_trip or seconds)
+
+    def fitting(self, pace: float) -> int:
+        """The size for a channel in which so many bytes pass in a second."""
+        return int(max(_ROOM * self.round_trip * pace, min(EASY_SECONDS * pace, EASY)))
 
     def open(self) -> Window:
         """The window of a new channel."""
@@ -148,15 +152,14 @@ class Window:
         windows = self._windows
         now = windows.seconds()
         elapsed = now - self._epoch
-        if elapsed < windows.round_trip:
+        if elapsed < max(windows.round_trip, _EPOCH):
             return
         pace_before, self._pace = self._pace, self._passed / elapsed
         self._epoch, self._passed = now, 0
         behind, self._behind = self._behind, False
-        room = _ROOM * windows.round_trip
-        twice = int(2 * self._pace * room)
+        twice = 2 * windows.fitting(self._pace)
         was_slow, self._slow = self._slow, twice < self.size
-        wanted = int(min(self._pace, _FASTER * pace_before) * room)
+        wanted = windows.fitting(min(self._pace, _FASTER * pace_before))
         if wanted > self.size and not behind:
             self.size += windows.draw(min(wanted, 2 * self.size, windows.most) - self.size)
         elif self._slow and was_slow:

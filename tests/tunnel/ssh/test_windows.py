@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.ssh.windows import LEAST, STORE, Window, Windows
+from pipeops_agent.tunnel.ssh.windows import EASY, EASY_SECONDS, LEAST, STORE, Window, Windows
 
 MIB = 1 << 20
 MOST = 16 * MIB
@@ -85,10 +85,12 @@ class Growth(SynchronousTestCase):
         self.assertLess(way.pace(), 4.1 * MIB / 0.5)
 
     def test_small_on_a_short_way(self) -> None:
-        """Where the way is short the window stays small."""
-        way = Way(rate=20e6, round_trip=0.0001)
-        way.run(3)
-        self.assertLessEqual(way.window.size, 640 * 1024)
+        """Where the way is short the window holds what passes in a moment, and is never large."""
+        for rate, most in ((1e6, LEAST), (20e6, EASY_SECONDS * 20e6), (500e6, EASY)):
+            way = Way(rate=rate, round_trip=0.0001)
+            way.run(3)
+            self.assertLessEqual(way.window.size, max(most, 6 * LEAST))
+            self.assertGreater(way.pace(), 0.97 * rate)
 
     def test_a_slow_reader(self) -> None:
         """A reader that takes less than comes does not get a window that it would only fill."""
