@@ -197,8 +197,9 @@ class Parts:
         if not masking.IS_NATIVE:
             _log.warn("this installation of Autobahn masks frames without native code: tunnels are slower")
         counters = TrafficCounters()
-        connector = self._way_out = self._tunnel_connector(settings.tunnel.connect_timeout)
-        self._canary = self._make_canary(settings, connector, counters)
+        # Not made anew with the tunnel: the tunnel does not depend on it, and it has threads of its own.
+        self._canary_connector = self._tunnel_connector(settings.tunnel.connect_timeout)
+        self._canary = self._make_canary(settings, counters)
         return TunnelManager(
             common.clock,
             settings.tunnel,
@@ -210,13 +211,11 @@ class Parts:
             on_fatal=common.end,
         )
 
-    def _make_canary(
-        self, settings: Settings, connector: Connector, counters: TrafficCounters
-    ) -> CanaryService:
+    def _make_canary(self, settings: Settings, counters: TrafficCounters) -> CanaryService:
         common, canary = self._common, settings.tunnel.canary
         return CanaryService(
             common.clock,
-            connector.agent(client_tls(settings.pipeops.tls), max_answer=MAX_ANSWER),
+            self._canary_connector.agent(client_tls(settings.pipeops.tls), max_answer=MAX_ANSWER),
             canary,
             canaries=common.canaries,
             board=common.board,
@@ -316,7 +315,7 @@ class Parts:
         shutdown.step("the heartbeat", 0.1, self.heartbeat.stopService)
         if last_word and self._common.board.now.registration.registered:
             shutdown.step("the last heartbeat", 1.1, self.heartbeat.send_stopping)
-        shutdown.step("the canary's connections", 0.1, self._way_out.close)
+        shutdown.step("the canary's connections", 0.1, self._canary_connector.close)
         shutdown.step("the connections to the control plane", 0.2, self._api.close)
 
     # -- what the rooms tell each other through here

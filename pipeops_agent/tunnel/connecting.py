@@ -15,7 +15,7 @@ from errno import EALREADY, ECONNREFUSED, EINPROGRESS, EISCONN
 from typing import Any, Final
 
 from twisted.internet.error import ConnectError, UserError, getConnectError
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IAddress, IProtocol, IReadWriteDescriptor
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -40,13 +40,13 @@ def connect_tcp(reactor: Any, host: str, port: int, factory: ClientFactory) -> N
 class _Attempt:
     """One socket until it is connected; the reactor knows it only while the handshake is waited for."""
 
-    __slots__ = ("_factory", "_place", "_reactor", "_socket", "_waiting")
+    __slots__ = ("_adopted", "_factory", "_place", "_reactor", "_socket", "_waiting")
 
     def __init__(self, reactor: Any, factory: ClientFactory) -> None:
         self._reactor = reactor
         self._factory = factory
         self._socket: socket.socket | None = None
-        self._waiting = False
+        self._waiting = self._adopted = False
 
     def begin(self, host: str, port: int) -> None:
         """Ask the kernel, and ask it once more."""
@@ -106,9 +106,16 @@ class _Attempt:
             try:
                 if is_own_peer(connected):
                     raise ConnectionRefusedError(ECONNREFUSED, os.strerror(ECONNREFUSED))
-                self._reactor.adoptStreamConnection(connected.fileno(), connected.family, self._factory)
+                self._reactor.adoptStreamConnection(connected.fileno(), connected.family, self)
             except OSError as error:  # no descriptor is left, or the peer has reset it already
+                if self._adopted:
+                    raise  # by the protocol: the connection was made, and that is no failure to connect
                 self._fail(error.errno or 0, error.strerror)
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        """The reactor has taken the socket: from now on it is the factory's."""
+        self._adopted = True
+        return self._factory.buildProtocol(addr)
 
     def _fail(self, code: int, text: str | None = None) -> None:
         self._end(getConnectError((code, text or os.strerror(code))))

@@ -112,6 +112,7 @@ class TunnelManager(Service):
         self._denials = DenialReporter(reactor, counters.denials, board.tell_denied)
         self._journal = Journal(reconnect.max_attempts)
         self._lines = self._make_lines()
+        # The last one alone: what an earlier rebuild left has ended, or is stuck; no stop waits for that.
         self._former: Lines | None = None
         board.read_traffic_from(counters.snapshot)
         board.read_channels_from(lambda: channel_flows(counters, reactor.seconds()))

@@ -28,7 +28,8 @@ class Outbox:
     """
     Messages between L{room} and L{flush}.
 
-    @param send: takes frames, and does not keep them: the buffer is used again.
+    @param send: takes frames, and does not keep them: the buffer is used again. It may come back here when
+        it has taken them: a connection that is full pauses who writes, and an answer may be due at once.
     @param masked: whether this side is the client.
     """
 

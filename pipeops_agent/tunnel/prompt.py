@@ -76,7 +76,13 @@ def _write(transport: Any, data: bytes | memoryview) -> None:
 
 
 def close_now(transport: Any) -> None:
-    """Close after what waits to be sent: now, where nothing does, else as Twisted does."""
+    """
+    Close after what waits to be sent: now, where nothing does, else as Twisted does.
+
+    The descriptor is free at once, and a socket that is made in the same turn may get its number. What the
+    reactor has still to tell of the old one then goes to the new one, which must bear to be told that it is
+    readable when it is not: Twisted's sockets do (EWOULDBLOCK), and attempts to connect (L{connecting}).
+    """
     if (
         _is_tcp(transport)
         and transport.connected

@@ -148,6 +148,19 @@ class ConnectTests(SynchronousTestCase):
             self.assertEqual(notes.built, 0)
             self.assert_over(notes)
 
+    def test_mistake_of_the_protocol(self) -> None:
+        """What goes wrong once the connection is there is no failure to connect, whatever it looks like."""
+
+        class Mistaken(Notes):
+            def buildProtocol(self, addr: Any) -> Protocol:
+                raise PermissionError(errno.EACCES, "a file of the protocol's own")
+
+        listener, notes = self.listen(), Mistaken()
+        with self.assertRaises(PermissionError):
+            connect_tcp(self.reactor, "127.0.0.1", listener.getsockname()[1], notes)
+        self.assertEqual(notes.failures, [])
+        self.assert_over(notes)
+
     def test_waits(self) -> None:
         """A handshake that takes longer is waited for; being woken without reason changes nothing."""
         listener, notes = self.stuck()

@@ -97,3 +97,23 @@ class OutboxTests(SynchronousTestCase):
                 sent.outbox.flush()
         sent.outbox.flush()
         self.assertEqual(b"".join(message.payload for message in sent.messages()), expected)
+
+    def test_send_comes_back(self) -> None:
+        """Who is told to send may put more in, once it has taken what it was given: that follows, whole."""
+        for masked in (False, True):
+            sent = Sent(masked=masked)
+            answers = [b"an answer" * 3000, b"", b"another"]
+
+            def send(frames: memoryview, sent: Sent = sent, answers: list[bytes] = answers) -> None:
+                sent.pieces.append(bytes(frames))
+                if answers:
+                    sent.put(answers.pop(0))
+                    sent.outbox.flush()
+
+            sent.outbox._send = send
+            sent.put(b"one" * 5000)
+            sent.put(b"two")
+            sent.outbox.flush()
+            data = b"".join(message.payload for message in sent.messages())
+            self.assertEqual(data, b"one" * 5000 + b"two" + b"an answer" * 3000 + b"another")
+            self.assertEqual(len(sent.pieces), 4)
