@@ -45,7 +45,7 @@ def sandbox_lines(line: str) -> Event | None:
 def documented_rights(namespace: str) -> list[dict[str, Any]]:
     """The objects that C{docs/kubernetes.md} shows, for an agent in this namespace."""
     text = (ROOT / "docs/kubernetes.md").read_text("utf-8")
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```yaml\n(apiVersion:.*?)^```$", text, re.MULTILINE | re.DOTALL)
     objects: list[dict[str, Any]] = list(yaml.safe_load_all(block.replace("pipeops-system", namespace)))
     return objects
 
