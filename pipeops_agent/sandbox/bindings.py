@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from pipeops_agent.sandbox.faults import BindRefused, FaultBox
 from pipeops_agent.sandbox.serving import IServerReactor, Roll
+from pipeops_agent.tunnel.reading import Reading
 from pipeops_agent.tunnel.relay import Relay
 from pipeops_agent.tunnel.remotes import ANY_ADDRESS, ReverseRemote
 from pipeops_agent.tunnel.ssh.common import SSHError
@@ -100,6 +101,7 @@ class Bindings:
         self._layer = layer
         self._ports: dict[Bound, IListeningPort] = {}
         self._over = False
+        self._reading = Reading()
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -171,7 +173,7 @@ class Bindings:
         relays = self._ground.relays
         if self._over or len(relays) >= MAX_RELAYS:
             return None
-        relay = Relay(self._ground.reactor, ChannelTally(), relays.leave)
+        relay = Relay(self._ground.reactor, ChannelTally(), self._reading, relays.leave)
         relays.enter(relay)
         opening = self._layer.open_channel(b"chisel", bound.target.encode(), relay)
         opening.addCallbacks(relay.attach, self._not_opened, errbackArgs=(relay, bound))

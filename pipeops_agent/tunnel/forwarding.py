@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from pipeops_agent.tunnel.denials import Source
 from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.dialproblem import DialProblem, dial_problem
+from pipeops_agent.tunnel.reading import Reading
 from pipeops_agent.tunnel.relay import Relay
 from pipeops_agent.tunnel.remotes import Remote, TargetError, parse_target
 from pipeops_agent.tunnel.ssh.common import peer_text
@@ -42,9 +43,15 @@ class Forward:
     """One remote: its dials under way, its relays, its counters."""
 
     def __init__(
-        self, clock: IReactorTime, remote: Remote, counters: ForwardCounters, report: Report
+        self,
+        clock: IReactorTime,
+        remote: Remote,
+        counters: ForwardCounters,
+        reading: Reading,
+        report: Report,
     ) -> None:
         self.clock = clock
+        self.reading = reading
         self.remote = remote
         self.counters = counters
         self._report = report
@@ -125,10 +132,10 @@ class Opening:
     def dialled(self) -> Relay:
         self._end()
         forward = self._forward
-        tally, counters = ChannelTally(), forward.counters
+        tally, reading, counters = ChannelTally(), forward.reading, forward.counters
         if counters.canary_heads:
-            return WatchedRelay(forward.clock, tally, forward.relay_ended, counters, self._join)
-        return Relay(forward.clock, tally, forward.relay_ended, self._join)
+            return WatchedRelay(forward.clock, tally, reading, forward.relay_ended, counters, self._join)
+        return Relay(forward.clock, tally, reading, forward.relay_ended, self._join)
 
     def _join(self, relay: Relay) -> None:
         self._forward.relay_joined(relay, self._began)
@@ -169,9 +176,10 @@ class Forwarder:
         self._dial_timeout = dial_timeout
         self._max_connections = max_connections
         self._forwards: dict[tuple[str, int], Forward] = {}
+        reading = Reading()
         for remote in remotes:
             # The server names only the target: of two forwards to one target the first counts.
-            forward = Forward(clock, remote, traffic.forward(remote.forward), report)
+            forward = Forward(clock, remote, traffic.forward(remote.forward), reading, report)
             self._forwards.setdefault((remote.host, remote.port), forward)
 
     @property

@@ -22,17 +22,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pipeops_agent.tunnel.prompt import Write, close_now, prompt_writer, tune
+from pipeops_agent.tunnel.reading import Reading
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.traffic import ChannelTally
-
-READ_LEAST: Final = 32 * 1024
-READ_MOST: Final = 128 * 1024
-"""
-Bytes read at once from the TCP side: the most only after a full read of the least that did not have to wait.
-
-Large reads save calls where one connection has the tunnel to itself. Where many share it they would only fill
-the channels, and the kernel, which makes its receive buffer as large as what is read from it.
-"""
 
 LINGER: Final = 120.0
 """Seconds that the TCP peer has to take what was sent before the end, once the channel is gone."""
@@ -46,6 +38,7 @@ class Relay(Protocol):
     While it has no channel the TCP connection is not read.
 
     @param tally: what it carries is added there.
+    @param reading: how much it may read at once.
     @param ended: called once, when both sides are gone.
     @param reached: called when the TCP connection is there; it may L{attach} the channel.
     """
@@ -56,11 +49,14 @@ class Relay(Protocol):
         self,
         clock: IReactorTime,
         tally: ChannelTally,
+        reading: Reading,
         ended: Callable[[Relay], None],
         reached: Callable[[Relay], None] | None = None,
     ) -> None:
         self._clock = clock
         self.tally = tally
+        self._reading = reading
+        self._piece = 0
         self._ended = ended
         self._reached = reached
         self._channel: Channel | None = None
@@ -74,7 +70,9 @@ class Relay(Protocol):
 
     def connectionMade(self) -> None:
         self._connected = True
-        tune(self.transport, READ_LEAST)
+        self._reading.readers += 1
+        self._piece = self._reading.small()
+        tune(self.transport, self._piece)
         self._write = prompt_writer(self.transport)
         self.transport.registerProducer(self, True)
         self._producing = True
@@ -96,8 +94,8 @@ class Relay(Protocol):
             tally.bytes_out += len(data)
             tally.last_out = self._clock.seconds()
             self._channel.write(data)
-            if len(data) == READ_LEAST and not self._waiting:
-                self.transport.bufferSize = READ_MOST
+            if len(data) == self._piece and not self._waiting:
+                self._piece = self.transport.bufferSize = self._reading.next()
 
     def readConnectionLost(self) -> None:
         """The TCP peer sends no more."""
@@ -109,6 +107,7 @@ class Relay(Protocol):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # no default here
         self._connected = False
+        self._reading.readers -= 1
         self._stop_linger()
         if self._channel is not None and self._channel_open:
             self._channel.close()
@@ -170,7 +169,7 @@ class Relay(Protocol):
         self._waiting = True
         self.tally.wait_out.begin(self._clock.seconds())
         if self._connected:
-            self.transport.bufferSize = READ_LEAST
+            self._piece = self.transport.bufferSize = self._reading.small()
             self.transport.pauseProducing()
 
     def resume_writing(self) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from pipeops_agent.tunnel.reading import Reading
 from pipeops_agent.tunnel.relay import Relay
 from pipeops_agent.tunnel.traffic import ChannelTally, ForwardCounters
 
@@ -29,11 +30,12 @@ class WatchedRelay(Relay):
         self,
         clock: IReactorTime,
         tally: ChannelTally,
+        reading: Reading,
         ended: Callable[[Relay], None],
         counters: ForwardCounters,
         reached: Callable[[Relay], None] | None = None,
     ) -> None:
-        super().__init__(clock, tally, ended, reached)
+        super().__init__(clock, tally, reading, ended, reached)
         self._counters = counters
         self._heads = counters.canary_heads
         self._begun = b""

@@ -13,10 +13,12 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from pipeops_agent.net.problems import LookupProblem
-from pipeops_agent.tunnel.relay import LINGER, READ_LEAST, READ_MOST
+from pipeops_agent.tunnel.reading import LARGE
+from pipeops_agent.tunnel.relay import LINGER
 from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import OpenRefused
+from pipeops_agent.tunnel.ssh.turns import TOGETHER, TURN
 from tests.tunnel.forwarding_case import WINDOW, Forwarding, Socket
 from tests.tunnel.ssh.pair import Handler
 
@@ -287,19 +289,38 @@ class Relaying(Forwarding):
         """Large pieces are read once a small one went through at once, small ones after one had to wait."""
         channel, handler, socket = self.joined()
         handler.consume = False
-        socket.protocol.dataReceived(b"x" * (READ_LEAST - 1))
-        self.assertNotEqual(socket.bufferSize, READ_MOST)
-        socket.protocol.dataReceived(b"x" * READ_LEAST)
-        self.assertEqual(socket.bufferSize, READ_MOST)
+        socket.protocol.dataReceived(b"x" * (TURN - 1))
+        self.assertNotEqual(socket.bufferSize, LARGE)
+        socket.protocol.dataReceived(b"x" * TURN)
+        self.assertEqual(socket.bufferSize, LARGE)
         socket.protocol.dataReceived(b"x" * WINDOW)
-        self.assertEqual(socket.bufferSize, READ_LEAST)
-        socket.protocol.dataReceived(b"x" * READ_LEAST)
-        self.assertEqual(socket.bufferSize, READ_LEAST)
+        self.assertEqual(socket.bufferSize, TURN)
+        socket.protocol.dataReceived(b"x" * TURN)
+        self.assertEqual(socket.bufferSize, TURN)
         for _ in range(3):
             channel.consumed(WINDOW)
             self.pair.pump()
-        socket.protocol.dataReceived(b"x" * READ_LEAST)
-        self.assertEqual(socket.bufferSize, READ_MOST)
+        socket.protocol.dataReceived(b"x" * TURN)
+        self.assertEqual(socket.bufferSize, LARGE)
+
+    def test_what_many_hold(self) -> None:
+        """However much a thousand targets send into a tunnel that takes nothing: what waits has a bound."""
+        self.pair.client_layer._max_channels = self.pair.server_layer._max_channels = 2000
+        sockets = [self.joined()[2] for _ in range(1000)]
+        for congested in (False, True, False, True):
+            self.pair.client_layer.set_congested(congested)
+            held = 0
+            for socket in sockets:
+                size = socket.protocol._piece
+                held += size
+                socket.protocol.dataReceived(bytes(size))
+                self.assertEqual(socket.producerState, "paused" if congested else "producing")
+                if not congested:
+                    self.pair.pump()
+        channels = self.pair.client_layer._channels.values()
+        self.assertEqual(sum(len(channel._pending) for channel in channels), held)
+        self.assertLessEqual(held, TOGETHER)
+        self.assertGreater(held, TOGETHER // 2)
 
     def test_half_close_from_the_far_side(self) -> None:
         """EOF closes the socket's half; its answer still comes back."""

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 MAX_SENT: Final = 32 * 1024
 """The most data sent in one packet, whatever the peer would take (RFC 4253, section 6.1)."""
 
-TURN: Final = 32 * 1024
-"""The most that a channel sends of what waits in it before it is the next one's turn."""
-
 _MAX_WINDOW: Final = 0xFFFFFFFF
 
 _ONE: Final = struct.Struct(">L")
@@ -151,10 +148,10 @@ class Channel:
             self._turns.hold(self)
             self._turns.serve()
 
-    def flush(self) -> bool:
-        """Send some of what waits, as far as the window allows; return whether it allows more."""
+    def flush(self, size: int) -> bool:
+        """Send C{size} bytes of what waits, as far as the window allows; return whether it allows more."""
         with memoryview(self._pending) as pending:
-            sent = self._send(pending[:TURN])
+            sent = self._send(pending[:size])
         del self._pending[:sent]
         self._finish()
         self._update_flow()

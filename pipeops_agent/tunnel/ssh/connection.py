@@ -209,7 +209,7 @@ class ConnectionLayer(Service):
     def forget(self, channel: Channel) -> None:
         """Both sides have closed C{channel}."""
         del self._channels[channel.local_id]
-        self.turns.forget(channel)
+        self.turns.leave(channel)
 
     def _add(
         self, handler: ChannelHandler, local: int, ours: Window, remote: int, window: int, size: int
@@ -224,6 +224,7 @@ class ConnectionLayer(Service):
             window=ours,
         )
         self._channels[local] = channel
+        self.turns.enter()
         return channel
 
     def _new_id(self) -> int:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.tunnel.ssh.channel import TURN, Channel
+from pipeops_agent.tunnel.ssh.channel import Channel
 from pipeops_agent.tunnel.ssh.common import SSHError
 from pipeops_agent.tunnel.ssh.connection import MAX_REQUEST, MIN_PACKET, OpenRefused, RequestRefused
 from pipeops_agent.tunnel.ssh.messages import (
@@ -28,7 +28,7 @@ from pipeops_agent.tunnel.ssh.messages import (
     MSG_GLOBAL_REQUEST,
     MSG_REQUEST_SUCCESS,
 )
-from pipeops_agent.tunnel.ssh.turns import Turns
+from pipeops_agent.tunnel.ssh.turns import LEAST_TURN, TOGETHER, TURN, Turns
 from pipeops_agent.tunnel.ssh.windows import LEAST, Windows
 from tests.tunnel.ssh.pair import Handler, Pair
 
@@ -209,6 +209,28 @@ class Flow(SynchronousTestCase):
         self.assertEqual(order, [0, 1, 2, 3] * turns)
         self.assertGreater(turns, 1)
 
+    def test_shorter_turns(self) -> None:
+        """The turns of very many are shorter, whether they wait or not: all of them are bounded."""
+        sizes: list[int] = []
+
+        class Waiting:
+            def flush(self, size: int) -> bool:
+                sizes.append(size)
+                return False
+
+        turns = Turns()
+        for number in range(3000):
+            turns.enter()
+            if number in (0, 1023, 2999):
+                turns.hold(Waiting())
+                turns.serve()
+        self.assertEqual(sizes, [TURN, TOGETHER // 1024, LEAST_TURN])
+        for _ in range(2999):
+            turns.leave(Waiting())
+        turns.hold(Waiting())
+        turns.serve()
+        self.assertEqual(sizes[-1], TURN)
+
     def test_full_again_in_the_middle(self) -> None:
         """Where the way out is full again after some turns, the next one served is the next in the queue."""
         turns, served = Turns(), []
@@ -217,7 +239,7 @@ class Flow(SynchronousTestCase):
             def __init__(self, name: str) -> None:
                 self.name = name
 
-            def flush(self) -> bool:
+            def flush(self, size: int) -> bool:
                 served.append(self.name)
                 turns.congested = len(served) % 2 == 0
                 return len(served) < 6
@@ -228,7 +250,7 @@ class Flow(SynchronousTestCase):
         turns.serve()
         self.assertEqual("".join(served), "ab")
         turns.congested = False
-        turns.forget(waiting[2])
+        turns.leave(waiting[2])
         turns.serve()
         self.assertEqual("".join(served), "abab")
         turns.clear()
