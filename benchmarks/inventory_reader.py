@@ -78,6 +78,27 @@ class Lag:
         return 1000 * late[min(len(late) - 1, int(share * len(late)))] if late else 0.0
 
 
+class Heard:
+    """How many changes of pods there were, and says so whenever it is more."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.changes = 0
+
+    def count(self, change: Change) -> None:
+        """One more, if it is of a pod."""
+        self.changes += change.kind == "pods"
+
+    async def tell(self) -> None:
+        """Say it again and again; cancelled at the end."""
+        said = 0
+        while True:
+            await sleep(self._reactor, TELL)
+            if self.changes != said:
+                said = self.changes
+                say("heard", changes=said)
+
+
 async def read(reactor: Any, path: str) -> None:
     """Keep pods and nodes until standard input ends."""
     config = load_kubeconfig(path, "", _no_plugin)
@@ -86,12 +107,6 @@ async def read(reactor: Any, path: str) -> None:
         reactor, Connector(reactor, connect_timeout=10.0), config, version="0", observe=lambda *_: None
     )
     api, inventory, service = Api(transport), Inventory(), MultiService()
-    changes = 0
-
-    def count(change: Change) -> None:
-        nonlocal changes
-        changes += change.kind == "pods"
-
     for kind in KINDS:
         if kind.name in ("pods", "nodes"):
             sink = inventory[kind.name].part(None)
@@ -102,15 +117,6 @@ async def read(reactor: Any, path: str) -> None:
     lag = Lag(reactor)
     looking = Deferred.fromCoroutine(lag.keep())
     looking.addErrback(lambda _: None)
-
-    async def tell() -> None:
-        said = 0
-        while True:
-            await sleep(reactor, TELL)
-            if changes != said:
-                said = changes
-                say("heard", changes=said)
-
     service.startService()
     while not all(_live(inventory, kind) for kind in ("pods", "nodes")):
         await sleep(reactor, TICK)
@@ -124,9 +130,10 @@ async def read(reactor: Any, path: str) -> None:
         lag_max=lag.percentile(1.0),
     )
     cpu = cpu_seconds()
-    stop = inventory.on_change(count)
+    heard = Heard(reactor)
+    stop = inventory.on_change(heard.count)
     lag.late.clear()
-    telling = Deferred.fromCoroutine(tell())
+    telling = Deferred.fromCoroutine(heard.tell())
     telling.addErrback(lambda _: None)
     await stdin.ended
     stop()
@@ -134,7 +141,7 @@ async def read(reactor: Any, path: str) -> None:
     telling.cancel()
     say(
         "changed",
-        changes=changes,
+        changes=heard.changes,
         cpu=cpu_seconds() - cpu,
         lag_p99=lag.percentile(0.99),
         lag_max=lag.percentile(1.0),
