@@ -150,15 +150,15 @@ class PacketTransport(SSHTransportBase):
     def loseConnection(self) -> None:
         self.fail("closed", DISCONNECT_BY_APPLICATION)
 
-    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+    def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
         """
-        End the connection because of what Conch has found.
+        End the connection because of what Conch has found, and says in bytes, or in text.
 
         It takes whatever goes wrong with a reply for a bad host key; L{verifyHostKey} knows better.
         """
         if reason == DISCONNECT_HOST_KEY_NOT_VERIFIABLE:
             reason, desc = DISCONNECT_KEY_EXCHANGE_FAILED, b"the reply to the key exchange is malformed"
-        self.fail(peer_text(desc), reason)
+        self.fail(desc if isinstance(desc, str) else peer_text(desc), reason)
 
     def ssh_DISCONNECT(self, packet: bytes) -> None:
         description, _ = getNS(packet[4:])

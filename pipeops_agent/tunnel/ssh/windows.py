@@ -15,8 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-LEAST: Final = 64 * 1024
-"""Bytes that each channel may have under way: two packets of the usual size."""
+LEAST: Final = 32 * 1024
+"""
+Bytes that each channel may have under way: a packet of the usual size.
+
+So of very many busy ones each has to wait for its turn after every packet.
+"""
 
 STORE: Final = 4
 """The store holds so many of the largest windows."""
@@ -35,8 +39,9 @@ What passes in a round trip would do, but then it would have to be opened again 
 _EPOCH: Final = 0.01
 """Seconds that a pace is measured over at least."""
 
-_PARTS: Final = 4
-"""A window is opened again when so small a part of it was consumed."""
+_PARTS: Final = 8
+_PACKET: Final = 32 * 1024
+"""A window is opened again when such a part of it was consumed, not for less than a packet or half of it."""
 
 _ROOM: Final = 3
 """
@@ -128,7 +133,7 @@ class Window:
         """Note what was delivered; return by how much the window is to be opened now, 0 mostly."""
         self._unread -= count
         self._taken += count
-        if self._taken * _PARTS < self.size:
+        if self._taken < max(self.size // _PARTS, min(_PACKET, self.size // 2)):
             return 0
         taken, self._taken = self._taken, 0
         self._passed += taken

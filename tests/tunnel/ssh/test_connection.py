@@ -115,7 +115,7 @@ class Flow(SynchronousTestCase):
         self.assertEqual(opened.far.events, ["pause"])
         while len(opened.near.data) < 200_000:
             before = len(opened.near.data)
-            opened.near_channel.consumed(WINDOW // 4)
+            opened.near_channel.consumed(WINDOW // 2)
             opened.pair.pump()
             self.assertGreater(len(opened.near.data), before)
         self.assertEqual(opened.far.events, ["pause", "resume"])

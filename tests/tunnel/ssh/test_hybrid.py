@@ -89,6 +89,19 @@ class ExchangeTests(_Needs):
         self.assertEqual(pair.client_owner.secure, 0)
         self.assertIn("bad signature", str(pair.client_owner.ended[0]))
 
+    def test_malformed_init(self) -> None:
+        """So is a client's part of the wrong length, which the server says as it is."""
+        pair = Pair(expected=RIGHT)
+        pair.client.makeConnection(pair.client_wire)
+        pair.server.makeConnection(pair.server_wire)
+        pair.server.dataReceived(bytes(pair.client_wire.written))
+        pair.client_wire.written.clear()
+        pair.client.sendPacket(30, NS(b"short"))
+        pair.server.dataReceived(bytes(pair.client_wire.written))
+        pair.lose()
+        self.assertEqual([str(each) for each in pair.server_owner.ended], ["Invalid C_INIT length"])
+        self.assertEqual(pair.server_owner.secure, 0)
+
     def test_malformed_reply(self) -> None:
         """A reply that ends before its fields do is the peer's mistake."""
         for reply in (b"", NS(b"key"), NS(HOST_KEY.public().blob()) + NS(bytes(5)) + NS(b"")):
