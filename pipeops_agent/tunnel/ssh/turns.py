@@ -9,12 +9,12 @@ TURN: Final = 32 * 1024
 LEAST_TURN: Final = 8 * 1024
 """The most that one sends of what waits in it before it is the next one's turn, and the least of that."""
 
-TOGETHER: Final = 16 * 1024 * 1024
+TOGETHER: Final = 32 * 1024 * 1024
 """Bytes that the turns of all come to, while they are longer than the least."""
 
 
 def turn_size(members: int) -> int:
-    """Bytes of a turn where there are so many to take one: shorter from 512 on."""
+    """Bytes of a turn where there are so many to take one: shorter from 1,024 on."""
     return max(LEAST_TURN, min(TURN, TOGETHER // max(1, members)))
 
 

@@ -219,13 +219,13 @@ class Flow(SynchronousTestCase):
                 return False
 
         turns = Turns()
-        for number in range(3000):
+        for number in range(6000):
             turns.enter()
-            if number in (0, 1023, 2999):
+            if number in (0, 2047, 5999):
                 turns.hold(Waiting())
                 turns.serve()
-        self.assertEqual(sizes, [TURN, TOGETHER // 1024, LEAST_TURN])
-        for _ in range(2999):
+        self.assertEqual(sizes, [TURN, TOGETHER // 2048, LEAST_TURN])
+        for _ in range(5999):
             turns.leave(Waiting())
         turns.hold(Waiting())
         turns.serve()
