@@ -150,7 +150,8 @@ class LineReader:
         self._stream = stream
         self._limit = limit
         self._what = what
-        self._rest = b""
+        self._begun: list[bytes] = []
+        self._size = 0
 
     async def read(self) -> list[bytes]:
         """
@@ -165,9 +166,21 @@ class LineReader:
             data = await self._stream.read()
             if not data:
                 return []
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            if len(self._rest) > self._limit or any(len(line) > self._limit for line in lines):
+            lines = self._split(data)
+            if self._size > self._limit or any(len(line) > self._limit for line in lines):
                 self._stream.abort()
                 raise BadAnswer(f"{self._what}: a line is longer than {self._limit} bytes")
             if lines:
                 return lines
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """The lines that end in C{data}. The pieces of a long one are joined once, at its end."""
+        first, end, _ = data.partition(b"\n")
+        self._begun.append(first)
+        self._size += len(first)
+        if not end:
+            return []
+        *lines, rest = data[len(first) + 1 :].split(b"\n")
+        lines.insert(0, b"".join(self._begun))
+        self._begun, self._size = [rest], len(rest)
+        return lines

@@ -8,7 +8,7 @@ from typing import Any
 from pipeops_agent.cluster.inventory import Change, Store
 from pipeops_agent.cluster.objects import KINDS, Kind, Pod
 from pipeops_agent.cluster.reflector import DENIED_RETRY, PAGE, Reflector
-from pipeops_agent.cluster.watch import BOOKMARK_SILENCE, GRACE
+from pipeops_agent.cluster.watch import BOOKMARK_SILENCE, GRACE, MAX_EVENT
 from tests.cluster.case import FakeApiCase
 from tests.cluster.fakeapi import Asked, Fault
 
@@ -327,6 +327,41 @@ class TroubleTests(ReflectorCase):
         self.assertIn("watch pods: a line is no event", status.message)
         self.advance(4)
         self.assertEqual((self.asked("list"), self.state), (2, "live"))
+
+    def test_object_of_20_megabytes(self) -> None:
+        """In a watch it is too long an event: broken, named, listed anew; a list may hold it."""
+        self.start()
+        self.pod("big", metadata={"name": "big", "annotations": {"x": "x" * 20_000_000}})
+        self.pod("small")
+        self.flush()
+        status = self.store.status
+        assert status is not None
+        self.assertEqual(status.state, "broken")
+        self.assertIn(f"watch pods: a line is longer than {MAX_EVENT} bytes", status.message)
+        self.advance(4)
+        self.assertEqual((self.names, self.state), (["shop/big", "shop/small"], "live"))
+        self.assertEqual(self.asked("list"), 2)
+
+    def test_flood(self) -> None:
+        """5,000 changes at once: each is told, in order."""
+        self.start()
+        for number in range(1_250):
+            self.pod(f"p{number}")
+            for phase in ("Failed", "Running"):
+                changed = {"metadata": {}, "status": {"phase": phase}}
+                self.storage.replace("pods", "shop", f"p{number}", changed)
+            if number % 2:
+                self.storage.delete("pods", "shop", f"p{number}")
+            else:
+                self.storage.replace("pods", "shop", f"p{number}", {"metadata": {}})
+        self.flush()
+        told = [
+            (what, f"shop/p{number}")
+            for number in range(1_250)
+            for what in ("put", "put", "put", "gone" if number % 2 else "put")
+        ]
+        self.assertEqual(self.changes, told)
+        self.assertEqual((self.state, self.asked("list"), len(self.store)), ("live", 1, 625))
 
     def test_html(self) -> None:
         """A server that answers pages of HTML: broken, tried again with growing waits, then well again."""
