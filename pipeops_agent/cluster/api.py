@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 import msgspec
 
 from pipeops_agent.cluster.call import APPLY_PATCH, Answer, Call
-from pipeops_agent.cluster.errors import BadAnswer
+from pipeops_agent.cluster.errors import NOT_JSON, BadAnswer
 from pipeops_agent.cluster.resources import Resource
 from pipeops_agent.cluster.stream import BodyStream
 from pipeops_agent.cluster.transport import Transport
@@ -281,7 +281,7 @@ class Api:
         answer = await self.call(call)
         try:
             value: T = decoder(cast(Hashable, kind)).decode(answer.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             # msgspec's message names types and places, never a value.
             raise BadAnswer(f"{call.what}: the answer is not as expected: {error}") from error
         return value

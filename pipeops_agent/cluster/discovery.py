@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.call import Answer, Call
-from pipeops_agent.cluster.errors import BadAnswer, ClusterError, StatusError
+from pipeops_agent.cluster.errors import NOT_JSON, BadAnswer, ClusterError, StatusError
 from pipeops_agent.cluster.served import (
     AGGREGATED,
     Aggregated,
@@ -264,7 +264,7 @@ class Discovery:
 def _decoded(kind: type[T], answer: Answer) -> T | None:
     try:
         return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return None
 
 

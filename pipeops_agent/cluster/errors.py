@@ -9,6 +9,9 @@ import msgspec
 MAX_MESSAGE: Final = 1024
 """How many characters of the server's own words are kept."""
 
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are no JSON, or another's: the second where a text in it is not UTF-8."""
+
 
 class ClusterError(Exception):
     """
@@ -126,7 +129,7 @@ def status_error(what: str, code: int, body: bytes, *, retry_after: float | None
     """
     try:
         said = _STATUS.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         said = ApiStatus()
     if said.kind != "Status":
         text = body[:MAX_MESSAGE].decode("utf-8", "replace").strip().partition("\n")[0]

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from pipeops_agent.cluster.api import decoder
 from pipeops_agent.cluster.call import Call
 from pipeops_agent.cluster.config import ClusterConfig
-from pipeops_agent.cluster.errors import BadAnswer, ClusterError, Misconfigured
+from pipeops_agent.cluster.errors import NOT_JSON, BadAnswer, ClusterError, Misconfigured
 from pipeops_agent.cluster.objects import Node
 from pipeops_agent.cluster.transport import AgentSource, Observer, Transport
 
@@ -188,6 +188,6 @@ class Kubelets:
         answer = await transport.call(call)
         try:
             summary: Summary = decoder(Summary).decode(answer.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise BadAnswer(f"the kubelet of {node.name} answers no summary: {error}") from error
         return summary

@@ -25,7 +25,7 @@ from zope.interface import Interface
 
 from pipeops_agent.clock import WallClock
 from pipeops_agent.cluster.config import Credential
-from pipeops_agent.cluster.errors import Misconfigured, printable
+from pipeops_agent.cluster.errors import NOT_JSON, Misconfigured, printable
 from pipeops_agent.cluster.kubeconfig import ExecPlugin
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
 from pipeops_agent.secrets import Secret
@@ -118,7 +118,7 @@ class PluginCredentials:
         output = await self._run()
         try:
             said = msgspec.json.decode(output, type=_ExecCredential)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             # The error names types and places; the output itself may hold a token.
             raise self._problem(f"its output is no ExecCredential: {error}") from None
         if said.kind != "ExecCredential" or said.api_version != self._plugin.api_version:

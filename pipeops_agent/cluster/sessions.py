@@ -11,7 +11,14 @@ from typing import Final, Literal
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from pipeops_agent.cluster.errors import ApiStatus, ClusterError, StatusError, Unreachable, printable
+from pipeops_agent.cluster.errors import (
+    NOT_JSON,
+    ApiStatus,
+    ClusterError,
+    StatusError,
+    Unreachable,
+    printable,
+)
 from pipeops_agent.cluster.socket import ApiSocket, SocketClosed
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
 
@@ -154,7 +161,7 @@ class ExecSession:
         self._status += data[: MAX_STATUS - len(self._status)]
         try:
             self._final = _STATUS.decode(self._status)
-        except (msgspec.DecodeError, RecursionError):
+        except NOT_JSON:
             self._final = None  # the rest of it is in the next message
 
     def _conclude(self, why: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from pipeops_agent.cluster.errors import ApiStatus, BadAnswer, StatusError
+from pipeops_agent.cluster.errors import NOT_JSON, ApiStatus, BadAnswer, StatusError
 from pipeops_agent.cluster.objects import Kind
 from pipeops_agent.cluster.stream import BodyStream, Cut, LineReader
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
@@ -87,7 +87,7 @@ class Watch:
             event: WatchEvent[Any] = self._decoder.decode(line)
             if event.type == "ERROR":
                 said = msgspec.json.decode(line, type=_Failure).object
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             self.close()
             raise BadAnswer(f"{self._what}: a line is no event: {error}") from error
         if event.type != "ERROR":

@@ -128,7 +128,7 @@ async def _get(agent: Agent, place: str, path: str, kind: type[T]) -> tuple[int,
     code, body = await _ask_for(agent, place, path, MAX_ANSWER)
     try:
         return code, msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise _NotAnAgent(f"{path} answers {code} with something else") from problem
 
 

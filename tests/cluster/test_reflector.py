@@ -319,14 +319,23 @@ class TroubleTests(ReflectorCase):
         """A line of a watch that is no event: broken, named, listed anew."""
         self.pod("a")
         self.start()
-        self.server.write_to_watches(b'{"type":"ADDED","object":\n')
-        self.flush()
-        status = self.store.status
-        assert status is not None
-        self.assertEqual(status.state, "broken")
-        self.assertIn("watch pods: a line is no event", status.message)
-        self.advance(4)
-        self.assertEqual((self.asked("list"), self.state), (2, "live"))
+        lines = (
+            b'{"type":"ADDED","object":\n',
+            b'{"type":"ADDED","object":{"metadata":{"name":"\xff"}}}\n',
+            b'{"type":"ADDED","object":' + b"[" * 100_000 + b"\n",
+            b'{"type":"ADDED","object":{"metadata":[]}}\n',
+            b'{"type":"ERROR","object":"what?"}\n',
+            b"<html>\n",
+        )
+        for count, line in enumerate(lines, 2):
+            self.server.write_to_watches(line)
+            self.flush()
+            status = self.store.status
+            assert status is not None
+            self.assertEqual(status.state, "broken", line[:80])
+            self.assertIn("watch pods: a line is no event", status.message)
+            self.until(lambda: self.state == "live", 60)
+            self.assertEqual(self.asked("list"), count)
 
     def test_object_of_20_megabytes(self) -> None:
         """In a watch it is too long an event: broken, named, listed anew; a list may hold it."""

@@ -82,12 +82,17 @@ class ExecTests(StreamsCase):
             self.server.send(3, b'{"status":""}')
             closed(1000)
 
+        def not_utf8() -> None:
+            self.server.send(3, b'{"status":"Success","message":"\xff"}')
+            closed(1000)
+
         for end in (
             lambda: self.link.lose(ConnectionLost()),
             lambda: closed(1000),
             lambda: closed(3000),
             half_a_status,
             no_verdict,
+            not_utf8,
         ):
             session = self.exec()
             self.server.send(1, b"half")
@@ -120,6 +125,17 @@ class ExecTests(StreamsCase):
             else:
                 self.assertEqual(self.result(session.read()), [])
                 self.assertEqual(session.exit, Exit(0))
+
+    def test_status_in_two_messages(self) -> None:
+        """The final status may be cut anywhere, within a character too."""
+        session = self.exec()
+        whole = '{"status":"Success","message":"é"}'.encode()
+        for part in (whole[:-3], whole[-3:]):
+            self.server.send(3, part)
+        self.server.sendClose(1000)
+        self.pump()
+        self.assertEqual(self.result(session.read()), [])
+        self.assertEqual(session.exit, Exit(0, "é"))
 
     def test_server_does_not_close(self) -> None:
         """Once the end is told the server has some seconds to close; then it is over all the same."""

@@ -232,6 +232,12 @@ class CallTests(TransportCase):
         self.assertNotIn("\x1b", error.sentence)
         self.assertLess(len(error.sentence), 1100)
 
+    def test_status_that_is_not_utf8(self) -> None:
+        """A failure whose text is no UTF-8 is one all the same."""
+        transport = self.connect(reply(404, b'{"kind":"Status","message":"\xff"}'))
+        error = self.failureResultOf(self.wait(transport.call(LIST)), StatusError).value
+        self.assertEqual((error.code, error.reason), (404, ""))
+
     def test_endless_failure(self) -> None:
         """Of an answer that says no only so much is read; its status is enough."""
         transport = self.connect(reply(404, b"x" * (MAX_FAILURE + 1)))
