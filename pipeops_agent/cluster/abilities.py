@@ -13,7 +13,7 @@ from pipeops_agent.status import AbilityStatus
 MAX_TOLD: Final = 50
 """Namespaces that are told of one ability; of more only so many, for what is not told is not promised."""
 
-_OTHER_NAMES: Final = {"port_forward": ("port-forward", "portforward"), "drain": ("evict", "delete")}
+_OTHER_NAMES: Final = {"apply": ("deploy",), "drain": ("evict", "delete")}
 """What an operation is called where the owner denies it, if not by its own name or the API's verbs for it."""
 
 
@@ -65,7 +65,7 @@ def _denied_by(feature: Feature, scope: Scope) -> str:
     if scope.read_only and not feature.reads:
         return "access.read_only"
     names = {feature.name, *_OTHER_NAMES.get(feature.name, ()), *(need.verb for need in feature.needs)}
-    if not names.isdisjoint(scope.denied_verbs):
+    if any(map(scope.denies, names)):
         return "access.deny.verbs"
     if scope.namespaces and not feature.reads and not _in_namespaces(feature):
         return "kubernetes.namespaces"

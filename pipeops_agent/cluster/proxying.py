@@ -25,7 +25,7 @@ from pipeops_agent.cluster.errors import BadAnswer, ClusterError
 from pipeops_agent.cluster.paths import ApiPath, BadPath, parse_path
 from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.resources import NAMESPACES, NODES, Resource
-from pipeops_agent.cluster.scope import OutOfReach
+from pipeops_agent.cluster.scope import APPLYING, OutOfReach
 from pipeops_agent.cluster.transport import Raw
 
 MAX_HEADERS: Final = 50
@@ -75,6 +75,9 @@ _OPERATIONS: Final = {
     "eviction": ("evict", "delete"),
 }
 """What a subresource is called where the owner denies it, if not by its own name."""
+
+_APPLY_TYPE: Final = "application/apply-patch"
+"""How the content types of server-side applies begin: C{+yaml}, C{+cbor}."""
 
 _READABLE: Final = frozenset({"status", "scale", "finalize"})
 """Subresources that a GET only reads; that of C{exec} runs a program."""
@@ -216,7 +219,8 @@ class Proxy:
         if path.plural:
             resource = await self._resource(path)
             verb = _verb(request.method, path, query)
-            self._check(caller, resource, path, verb)
+            acts = APPLYING if verb == "patch" and _applies(headers) else (verb,)
+            self._check(caller, resource, path, verb, _acts(acts, path.subresource))
             what = f"{resource.name}/{path.subresource}" if path.subresource else resource.name
         else:
             verb, what = request.method.lower(), "nonresource"
@@ -242,13 +246,15 @@ class Proxy:
             raise Refused(f"{resource.name} have no namespace")
         return resource
 
-    def _check(self, caller: Caller, resource: Resource, path: ApiPath, verb: str) -> None:
+    def _check(
+        self, caller: Caller, resource: Resource, path: ApiPath, verb: str, acts: tuple[str, ...]
+    ) -> None:
         """@raise OutOfReach, Refused: this is not sent on."""
         sub = path.subresource
         if sub in _OWN_TOKEN and caller.kubernetes_token is None:
             raise Refused(f"{resource.name}/{sub} is only for callers with a Kubernetes token of their own")
         namespace = path.namespace if resource.namespaced else None
-        self._reach.check(caller, _acts(verb, sub), resource, namespace, name=path.name)
+        self._reach.check(caller, acts, resource, namespace, name=path.name)
         if self._reach.limited and resource.name == NODES.name and sub == "proxy":
             raise OutOfReach("nodes/proxy reaches pods of all namespaces: kubernetes.namespaces")
         about_many = not path.name and (verb != "create" or namespace is None)
@@ -312,24 +318,31 @@ class SourceProducer:
 def _verb(method: str, path: ApiPath, query: tuple[tuple[str, str], ...]) -> str:
     """The API's verb, as the server's C{RequestInfo} finds it."""
     if method in ("GET", "HEAD"):
-        # What is not said to be false is true to the server, an empty value too.
-        if any(name == "watch" and value.lower() not in ("false", "0") for name, value in query):
-            return "watch"
-        return "get" if path.name else "list"
+        if path.name:
+            return "get"  # whatever the query says
+        # The first value counts. What is not said to be false is true to the server, an empty value too.
+        watch = next((value for name, value in query if name == "watch"), "false")
+        return "list" if watch.lower() in ("false", "0") else "watch"
     if method == "DELETE":
         return "delete" if path.name else "deletecollection"
     return {"POST": "create", "PUT": "update", "PATCH": "patch"}[method]
 
 
-def _acts(verb: str, subresource: str) -> tuple[str, ...]:
+def _applies(headers: Mapping[str, str]) -> bool:
+    """Whether a patch is a server-side apply; of several headers any may be the one that counts."""
+    types = [value for name, value in headers.items() if name.lower() == "content-type"]
+    return any(each.strip().lower().startswith(_APPLY_TYPE) for each in types)
+
+
+def _acts(verbs: tuple[str, ...], subresource: str) -> tuple[str, ...]:
     """What a request does, by every name by which the owner may have denied it."""
     if not subresource:
-        return (verb, "delete") if verb == "deletecollection" else (verb,)
+        return (*verbs, "delete") if verbs == ("deletecollection",) else verbs
     if subresource == "log":
-        return ("logs", verb)
-    if subresource in _READABLE and verb == "get":
-        return (verb,)
-    return (*_OPERATIONS.get(subresource, (subresource,)), verb)
+        return ("logs", *verbs)
+    if subresource in _READABLE and verbs == ("get",):
+        return verbs
+    return (*_OPERATIONS.get(subresource, (subresource,)), *verbs)
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:

@@ -71,7 +71,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
         @raise OutOfReach: it is.
         """
-        if operation in self.scope.denied_verbs:
+        if self.scope.denies(operation):
             raise OutOfReach(f"{operation} is not allowed: access.deny.verbs")
 
     def hides(self, caller: Caller, resource: Resource, namespace: str | None, name: str) -> bool:

@@ -18,6 +18,9 @@ from pipeops_agent.settings import Settings
 READING: Final = frozenset({"get", "list", "watch", "logs"})
 """The verbs that change nothing; each of the others is refused where the owner allows reading alone."""
 
+APPLYING: Final = ("apply", "deploy", "patch", "create")
+"""What a server-side apply is, by every name by which it may be denied: it makes what is not there."""
+
 _SHARED: Final = frozenset({NODES.name, NODE_METRICS.name, NAMESPACES.name})
 """
 What has no namespace and can be read all the same where only some namespaces are within reach: by it one sees
@@ -71,6 +74,10 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         names = {resource.kind, resource.plural, resource.name}
         return self.denied_kinds.isdisjoint(name.lower() for name in names)
 
+    def denies(self, verb: str) -> bool:
+        """Whether an operation or a verb is denied: by C{port-forward}, C{portforward} is meant as well."""
+        return _spelled(verb) in map(_spelled, self.denied_verbs)
+
     def check(self, verb: str, resource: Resource, namespace: str | None, *, name: str = "") -> None:
         """
         Let pass what is within reach.
@@ -82,7 +89,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.read_only and verb not in READING:
             raise OutOfReach(f"{verb} is not allowed: access.read_only is set")
-        if verb in self.denied_verbs:
+        if self.denies(verb):
             raise OutOfReach(f"{verb} is not allowed: access.deny.verbs")
         if not self.covers(resource):
             raise OutOfReach(f"{resource.name} are out of reach: access.deny.kinds")
@@ -105,3 +112,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             raise OutOfReach(
                 f"{verb} on {resource.name} concerns all namespaces: kubernetes.namespaces allows some"
             )
+
+
+def _spelled(verb: str) -> str:
+    return verb.lower().replace("-", "").replace("_", "")

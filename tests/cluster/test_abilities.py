@@ -54,6 +54,7 @@ class AbilitiesTests(SynchronousTestCase):
         """An operation is denied by its own name, by what else it is called, and by the API's verbs."""
         self.assertEqual(self.denied(Scope(denied_verbs=frozenset({"exec"}))), {"exec"})
         self.assertEqual(self.denied(Scope(denied_verbs=frozenset({"port-forward"}))), {"port_forward"})
+        self.assertEqual(self.denied(Scope(denied_verbs=frozenset({"deploy"}))), {"apply"})
         self.assertEqual(self.denied(Scope(denied_verbs=frozenset({"delete"}))), {"delete", "drain"})
         self.assertEqual(
             self.denied(Scope(denied_verbs=frozenset({"patch"}))),

@@ -386,10 +386,31 @@ class ScopeTests(ProxyCase):
         """A watch is one however it is asked for; what the server takes for false is a list."""
         watch, listing = (Scope(denied_verbs=frozenset({verb})) for verb in ("watch", "list"))
         path = "/api/v1/namespaces/shop/pods"
-        for value in ("true", "1", "", "yes", ["false", "true"]):
+        for value in ("true", "1", "", "yes", ["true", "false"]):
             self.refused(watch, ("GET", path), query={"watch": value})
-        for value in ("false", "0", "False"):
+        for value in ("false", "0", "False", ["false", "true"]):
             self.refused(listing, ("GET", path), query={"watch": value})
+
+    def test_watch_of_one_object(self) -> None:
+        """To the server it is a get, whatever the query says."""
+        scope = Scope(denied_verbs=frozenset({"get"}))
+        self.refused(scope, ("GET", "/api/v1/namespaces/shop/secrets/x"), query={"watch": "true"})
+
+    def test_apply(self) -> None:
+        """A server-side apply is one, and may make what is not there; another patch does not."""
+        path = "/apis/apps/v1/namespaces/shop/deployments/web"
+        for denied in ("apply", "deploy", "create", "patch"):
+            scope = Scope(denied_verbs=frozenset({denied}))
+            for name, value in (
+                ("Content-Type", "application/apply-patch+yaml"),
+                ("content-type", " Application/Apply-Patch+cbor;x=y"),
+            ):
+                sending = self.send(path, method="PATCH", headers={name: value}, scope=scope)
+                self.failure(sending, OutOfReach)
+        self.page(path)
+        scope = Scope(denied_verbs=frozenset({"apply", "create"}))
+        merge = {"Content-Type": "application/merge-patch+json"}
+        self.assertEqual(self.answered(path, method="PATCH", headers=merge, scope=scope).status_code, 200)
 
 
 class AnswerTests(ProxyCase):

@@ -113,6 +113,10 @@ class ScopeTests(SynchronousTestCase):
         scope = Scope(denied_verbs=frozenset({"exec"}))
         self.assertIn("access.deny.verbs", self.refused(scope, "exec", PODS, "shop"))
         scope.check("delete", PODS, "shop")
+        for written in ("port-forward", "port_forward", "portforward"):
+            scope = Scope(denied_verbs=frozenset({written}))
+            for verb in ("port-forward", "portforward"):
+                self.assertIn("access.deny.verbs", self.refused(scope, verb, PODS, "shop"))
 
     def test_kinds(self) -> None:
         """A kind is denied by any of its names."""

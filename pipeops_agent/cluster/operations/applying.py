@@ -25,7 +25,7 @@ from pipeops_agent.cluster.operations.base import (
 )
 from pipeops_agent.cluster.operations.manifests import Manifest, read_manifests
 from pipeops_agent.cluster.operations.yamltext import MAX_TEXT
-from pipeops_agent.cluster.scope import OutOfReach
+from pipeops_agent.cluster.scope import APPLYING, OutOfReach
 from pipeops_agent.cluster.served import ApiResource
 from pipeops_agent.scheduling import sleep
 
@@ -224,7 +224,7 @@ class _Sender:
             if not given:
                 raise BadRequest("it names no namespace, nor does the command")
         namespace = namespace_of(resource, given)
-        verbs = ("create",) if self._creating else ("apply", "patch")
+        verbs = ("create",) if self._creating else APPLYING
         self._kit.reach.check(self._caller, verbs, resource, namespace, name=manifest.name)
         query = [("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")]
         if dry_run:

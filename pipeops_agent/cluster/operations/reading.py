@@ -66,6 +66,7 @@ async def get_resources(
     @raise ClusterError: see L{pipeops_agent.cluster.api.Api}.
     @raise OutOfReach: the owner does not allow it.
     """
+    kit.reach.check_name("get_resources")
     if target.name:
         if arguments.labels or arguments.fields or arguments.continue_:
             raise BadRequest("selectors are for lists: the target names one object")

@@ -161,9 +161,9 @@ class ApplyTests(OperationCase):
         self.assertEqual([each.action for each in sent.objects], ["failed", "created", "failed"])
         self.assertIn("namespace bank is out of reach", sent.objects[0].error)
         self.assertIn("the agent's own", sent.objects[2].error)
-        for verbs in ({"apply"}, {"patch"}):
-            scope = Scope(denied_verbs=frozenset(verbs))
-            self.assertFalse(self.done("apply", manifest=secret("c", "shop"), scope=scope).success)
+        for verb in ("apply", "deploy", "patch", "create"):
+            scope = Scope(denied_verbs=frozenset({verb}))
+            self.assertFalse(self.done("apply", manifest=secret("c", "shop"), scope=scope).success, verb)
         namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: bank}\n"
         scope = Scope(namespaces=frozenset({"shop"}))
         self.assertFalse(self.done("apply", manifest=namespace, scope=scope).success)
@@ -263,7 +263,8 @@ class CreateTests(OperationCase):
         self.assertNotIn("force", sent.error)
 
     def test_denied(self) -> None:
-        """By its own name."""
+        """By its own name; what changes objects that are there goes on."""
         scope = Scope(denied_verbs=frozenset({"create"}))
         self.assertFalse(self.done("create", manifest=secret("a", "shop"), scope=scope).success)
-        self.assertTrue(self.done("apply", manifest=secret("a", "shop"), scope=scope).success)
+        scope = Scope(denied_verbs=frozenset({"apply"}))
+        self.assertTrue(self.done("create", manifest=secret("a", "shop"), scope=scope).success)

@@ -84,6 +84,18 @@ class ReadTests(OperationCase):
         for target in ("pods bank/a", "pods bank/", "ns bank"):
             self.failure(self.command("get_resources", target, scope=scope), OutOfReach)
 
+    def test_denied(self) -> None:
+        """By its own name, and by the API's verbs."""
+        for verb, target in (
+            ("get_resources", "pods shop/b"),
+            ("get-resources", "pods"),
+            ("get", "pods shop/b"),
+            ("list", "pods"),
+        ):
+            scope = Scope(denied_verbs=frozenset({verb}))
+            self.failure(self.command("get_resources", target, scope=scope), OutOfReach)
+        self.assertNotIn("pods", [resource for _, resource, _ in self.server.seen])
+
     def test_own_objects(self) -> None:
         """The agent's state is not shown to those who act with its rights; to others as RBAC says."""
         for name in ("pipeops-agent-state", "other"):
