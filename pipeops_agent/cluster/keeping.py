@@ -15,7 +15,7 @@ from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.inventory import Inventory, Store
 from pipeops_agent.cluster.objects import KINDS, Kind, Object
 from pipeops_agent.cluster.reflector import ListStatus, Reflector
-from pipeops_agent.cluster.scope import Scope
+from pipeops_agent.cluster.scope import OutOfReach, Scope
 from pipeops_agent.settings.model import KubernetesSettings
 
 _SELECTED: Final = frozenset(
@@ -67,8 +67,8 @@ class InventoryKeeper(MultiService):
     def startService(self) -> None:
         """Begin with every list, from nothing."""
         for kind in KINDS:
-            if self._scope.covers(kind.resource):
-                for namespace in self._namespaces(kind):
+            for namespace in self._namespaces(kind):
+                if self._within_reach(kind, namespace):
                     self._keep(kind, namespace)
         super().startService()
 
@@ -88,6 +88,14 @@ class InventoryKeeper(MultiService):
         for reflector in self:
             counts[reflector.kind] = counts.get(reflector.kind, 0) + reflector.watches
         yield from counts.items()
+
+    def _within_reach(self, kind: Kind[Any], namespace: str | None) -> bool:
+        try:
+            for verb in ("list", "watch"):
+                self._scope.check(verb, kind.resource, namespace)
+        except OutOfReach:
+            return False
+        return True
 
     def _namespaces(self, kind: Kind[Any]) -> Iterable[str | None]:
         if not kind.resource.namespaced or not self._scope.namespaces:

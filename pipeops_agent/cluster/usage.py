@@ -24,7 +24,7 @@ from pipeops_agent.cluster.inventory import Inventory
 from pipeops_agent.cluster.kubelets import Kubelets
 from pipeops_agent.cluster.objects import Node
 from pipeops_agent.cluster.quantities import parse_quantity
-from pipeops_agent.cluster.resources import NODE_METRICS, POD_METRICS
+from pipeops_agent.cluster.resources import NODE_METRICS, NODES, POD_METRICS, PODS
 from pipeops_agent.cluster.scope import OutOfReach, Scope
 from pipeops_agent.scheduling import PeriodicService
 
@@ -199,11 +199,12 @@ class UsageService(Service):
         note = ""
         try:
             pods = await self._pods()
-        except StatusError as error:
-            pods, note = {}, f"of pods nothing is known: {error.sentence}"
+        except (StatusError, OutOfReach) as error:
+            pods, note = {}, f"of pods nothing is known: {error}"
         return Usage(source="metrics.k8s.io", at=self._wall(), nodes=nodes, pods=pods, note=note)
 
     async def _nodes(self) -> dict[str, Amount]:
+        self._scope.check("list", NODE_METRICS, None)
         page = await self._api.page(_NodeMetrics, NODE_METRICS, limit=PAGE)
         return {each.metadata.name: _amount(each.usage) for each in page.items}
 
@@ -214,6 +215,7 @@ class UsageService(Service):
         else:
             places = [None]
         for namespace in places:
+            self._scope.check("list", POD_METRICS, namespace)
             page = await self._api.page(_PodMetrics, POD_METRICS, namespace=namespace, limit=PAGE)
             for each in page.items:
                 meta = each.metadata
@@ -226,6 +228,7 @@ class UsageService(Service):
 
     async def _stats(self) -> Usage | None:
         """None: there are no nodes to ask yet."""
+        self._scope.check("get", NODES, None)
         nodes: list[Node] = list(self._inventory["nodes"])
         if not nodes:
             self._wait = SOON
@@ -236,7 +239,8 @@ class UsageService(Service):
         for name, summary in summaries.items():
             used[name] = Amount(summary.node.cores, summary.node.bytes)
             for pod in summary.pods:
-                if self._scope.reaches(pod.ref.namespace) and len(pods) < MOST_PODS:
+                within = self._scope.covers(PODS) and self._scope.reaches(pod.ref.namespace)
+                if within and len(pods) < MOST_PODS:
                     pods[f"{pod.ref.namespace}/{pod.ref.name}"] = Amount(pod.cores, pod.bytes)
         if not used and missing.error is not None:
             self._wait = ABSENT_RETRY if missing.refused else INTERVAL

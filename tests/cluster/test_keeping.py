@@ -96,6 +96,12 @@ class ScopeTests(KeepingCase):
         self.assertEqual((self.places("pods"), self.states("pods")), (set(), {}))
         self.assertEqual(self.states("nodes"), {None: "live"})
 
+    def test_denied_verb(self) -> None:
+        """Neither is anything that may not be listed, or watched."""
+        for verb in ("list", "watch"):
+            self.keep(Scope(denied_verbs=frozenset({verb})))
+        self.assertEqual((self.server.seen, self.states("pods")), ([], {}))
+
     def test_labels(self) -> None:
         """The label selector selects pods and workloads, not nodes."""
         self.storage.create("nodes", "", {"metadata": {"name": "n"}})

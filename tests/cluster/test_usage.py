@@ -207,6 +207,23 @@ class MetricsApiTests(UsageCase):
         places = {place for _, resource, place in self.server.seen if resource == "pods.metrics.k8s.io"}
         self.assertEqual(places, {"shop"})
 
+    def test_denied_by_the_owner(self) -> None:
+        """What is a denied kind's, or may not be listed, is not asked for, and that is said."""
+        self.metrics()
+        found = self.start(Scope(denied_kinds=frozenset({"pods"}))).usage
+        assert found is not None
+        self.assertEqual((len(found.nodes), found.pods), (2, {}))
+        self.assertIn("of pods nothing is known: pods.metrics.k8s.io are out of reach", self.told[-1].message)
+        self.assertNotIn("pods.metrics.k8s.io", [resource for _, resource, _ in self.server.seen])
+
+    def test_nodes_denied_by_the_owner(self) -> None:
+        """Without nodes nobody is asked: neither the metrics API nor a kubelet."""
+        self.metrics()
+        self.assertIsNone(self.start(Scope(denied_kinds=frozenset({"nodes"}))).usage)
+        self.advance(2 * INTERVAL)
+        self.assertIn("access.deny.kinds", self.told[-1].message)
+        self.assertEqual((len(self.told), self.server.seen, self.kubelets.seen), (1, [], []))
+
     def test_pods_denied(self) -> None:
         """Without the right to pods' metrics those of nodes are there, and the rest is said."""
         self.metrics()
@@ -271,6 +288,13 @@ class KubeletTests(UsageCase):
             [("10.0.0.1", target, "Bearer token"), ("10.0.0.2", target, "Bearer token")],
         )
         self.assertEqual([one for one in self.server.seen if "proxy" in one[1]], [])
+
+    def test_pods_denied_by_the_owner(self) -> None:
+        """What a kubelet tells of pods, which are a denied kind, is not kept."""
+        self.nodes(a="10.0.0.1")
+        found = self.start(Scope(denied_kinds=frozenset({"pods"}))).usage
+        assert found is not None
+        self.assertEqual((set(found.nodes), found.pods), ({"a"}, {}))
 
     def test_one_is_away(self) -> None:
         """A node whose kubelet says nothing is missing, and said; the others are there in its time."""
