@@ -13,7 +13,7 @@ from __future__ import annotations
 import random as _random
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -47,16 +47,14 @@ class _Spec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     acquire_time: str | None = None
     renew_time: str | None = None
     lease_transitions: int | None = None
-
-
-class _Meta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    name: str
-    namespace: str = ""
-    resource_version: str = ""
+    preferred_holder: str | None = None
+    strategy: str | None = None
 
 
 class _Lease(msgspec.Struct, frozen=True, rename="camel"):
-    metadata: _Meta
+    """@ivar metadata: whole: labels and annotations that others have put there are put back as they were."""
+
+    metadata: dict[str, Any]
     spec: _Spec = _Spec()
     api_version: str = "coordination.k8s.io/v1"
     kind: str = "Lease"
@@ -170,7 +168,7 @@ class LeaseGate:
         return self._clock.seconds() - self._changed_at >= duration
 
     async def _take_new(self) -> None:
-        made = _Lease(metadata=_Meta(name=self._name), spec=self._spec(transitions=0))
+        made = _Lease(metadata={"name": self._name}, spec=self._taken(_Spec(), transitions=0))
         try:
             self._hold(await self._api.create(_Lease, LEASES, made, namespace=self._namespace))
         except StatusError as error:
@@ -181,14 +179,15 @@ class LeaseGate:
         again = lease.spec.holder_identity == self._identity
         transitions = (lease.spec.lease_transitions or 0) + (0 if again else 1)
         try:
-            self._hold(await self._write(lease, self._spec(transitions)))
+            self._hold(await self._write(lease, self._taken(lease.spec, transitions)))
         except StatusError as error:
             if not error.conflict:
                 raise
 
-    def _spec(self, transitions: int) -> _Spec:
+    def _taken(self, spec: _Spec, transitions: int) -> _Spec:
         now = micro_time(self._wall())
-        return _Spec(
+        return msgspec.structs.replace(
+            spec,
             holder_identity=self._identity,
             lease_duration_seconds=DURATION,
             acquire_time=now,
@@ -242,7 +241,7 @@ class LeaseGate:
 
     async def _recreate(self) -> None:
         """Somebody has deleted the lease under us: make it anew. Who is faster holds it."""
-        made = _Lease(metadata=_Meta(name=self._name), spec=self._spec(transitions=0))
+        made = _Lease(metadata={"name": self._name}, spec=self._taken(_Spec(), transitions=0))
         self._hold(await self._api.create(_Lease, LEASES, made, namespace=self._namespace))
 
     async def _contested(self) -> str | None:

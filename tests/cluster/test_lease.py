@@ -190,6 +190,19 @@ class KeepTests(LeaseCase):
         self.advance(3 * TURN)
         self.assertEqual(lost, [])
         self.assertEqual(self.spec["renewTime"][:19], "2026-03-04T12:00:12")
+        self.assertEqual(self.storage.get(*PLACE)["metadata"]["labels"], {"seen": "yes"})
+
+    def test_what_others_put_there(self) -> None:
+        """Labels, annotations and fields that the agent has no use for stay, from first to last."""
+        more = {"labels": {"app": "agent"}, "annotations": {"of": "a chart"}}
+        spec = {"holderIdentity": "", "preferredHolder": "a"}
+        self.storage.create(*PLACE[:2], {"metadata": {"name": PLACE[2], **more}, "spec": spec})
+        gate, _ = self.hold()
+        self.advance(3 * TURN)
+        self.result(gate.leave(), 2)
+        kept = self.storage.get(*PLACE)["metadata"]
+        self.assertEqual({name: kept[name] for name in more}, more)
+        self.assertEqual((self.spec["preferredHolder"], self.spec["holderIdentity"]), ("a", ""))
 
     def test_deleted(self) -> None:
         """A lease that somebody deletes is made anew."""
