@@ -29,6 +29,9 @@ T = TypeVar("T")
 MAX_FILE: Final = 1 << 20
 """The longest certificate or key file that is read, in bytes."""
 
+_EXTENSION: Final = "client.authentication.k8s.io/exec"
+"""The extension of a cluster's entry that is meant for the plugin."""
+
 
 class ExecPlugin(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """
@@ -50,6 +53,12 @@ class ExecPlugin(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     install_hint: str = ""
     provide_cluster_info: bool = False
     interactive_mode: str = "IfAvailable"
+    cluster_info: dict[str, Any] | None = None
+
+
+class _Extension(msgspec.Struct, frozen=True):
+    name: str
+    extension: Any = None
 
 
 class _Cluster(msgspec.Struct, frozen=True, rename="kebab"):
@@ -59,6 +68,7 @@ class _Cluster(msgspec.Struct, frozen=True, rename="kebab"):
     insecure_skip_tls_verify: bool = False
     tls_server_name: str = ""
     proxy_url: str = ""
+    extensions: tuple[_Extension, ...] | None = None
 
 
 class _User(msgspec.Struct, frozen=True, rename="kebab"):
@@ -114,6 +124,9 @@ def load_kubeconfig(
     if chosen.user:
         user_entry = _entry(merged, "users", chosen.user, paths)
         user = _understood(user_entry, "user", _User, at_user)
+        if user.exec is not None:
+            told = _told(cluster, entry.directory, at_cluster) if user.exec.provide_cluster_info else None
+            user = msgspec.structs.replace(user, exec=msgspec.structs.replace(user.exec, cluster_info=told))
         credentials = _credentials(user, user_entry.directory, at_user, run_plugin)
     return ClusterConfig(
         origin=f"context {name} of {paths}",
@@ -192,6 +205,27 @@ def _tls(cluster: _Cluster, directory: Path, where: str) -> ClientTLS:
         origin="the kubeconfig",
         ca_remedy="the issuer's certificate belongs into the kubeconfig's certificate-authority",
     )
+
+
+def _told(cluster: _Cluster, directory: Path, where: str) -> dict[str, Any]:
+    """
+    What a plugin is told of the cluster: C{spec.cluster} of an C{ExecCredential}. Not its C{proxy-url}, which
+    may hold a password.
+    """
+    authority = _content(
+        cluster.certificate_authority_data,
+        cluster.certificate_authority,
+        directory,
+        f"{where}: certificate-authority",
+    )
+    config = next((each.extension for each in cluster.extensions or () if each.name == _EXTENSION), None)
+    info = {
+        "server": cluster.server,
+        "tls-server-name": cluster.tls_server_name,
+        "certificate-authority-data": base64.b64encode(authority).decode(),
+        "config": config,
+    }
+    return {name: value for name, value in info.items() if value}
 
 
 def _credentials(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -38,6 +38,9 @@ MAX_OUTPUT: Final = 1 << 20
 
 EARLY: Final = timedelta(seconds=60)
 """A credential is not used for the last minute of its life."""
+
+LEAST: Final = timedelta(seconds=10)
+"""A credential is used for so long at least: with a wrong clock, each call would run the plugin."""
 
 API_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 
@@ -132,7 +135,7 @@ class PluginCredentials:
             key=Secret(status.client_key_data) if status.client_key_data else None,
         )
         expiry = status.expiration_timestamp
-        self._until = None if expiry is None else expiry - EARLY
+        self._until = None if expiry is None else max(expiry - EARLY, self._wall() + LEAST)
         return self._credential
 
     async def _run(self) -> bytes:
@@ -162,11 +165,10 @@ class PluginCredentials:
     def _environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         kept = {name: environ[name] for name in KEPT_VARIABLES if name in environ}
         kept.update({variable.name: variable.value for variable in self._plugin.env or ()})
-        info = {
-            "apiVersion": self._plugin.api_version,
-            "kind": "ExecCredential",
-            "spec": {"interactive": False},
-        }
+        spec: dict[str, Any] = {"interactive": False}
+        if self._plugin.cluster_info is not None:
+            spec["cluster"] = self._plugin.cluster_info
+        info = {"apiVersion": self._plugin.api_version, "kind": "ExecCredential", "spec": spec}
         kept["KUBERNETES_EXEC_INFO"] = json.dumps(info)
         # Without PATH execvpe would search where it likes.
         kept.setdefault("PATH", os.defpath)

@@ -130,6 +130,28 @@ class KubeconfigTests(TestCase):
         self.assertEqual((plugin.command, plugin.args), ("./login", ("--cluster", "shop")))
         self.assertEqual(directory, self.directory)
 
+    def test_cluster_info(self) -> None:
+        """A plugin that asks for it is told of the cluster; not of the proxy, which may have a password."""
+        (self.directory / "ca.crt").write_text("PEM")
+        exec_ = {"apiVersion": "client.authentication.k8s.io/v1", "command": "login", "clusterInfo": {"x": 1}}
+        extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "shop"}}
+        cluster = {
+            "server": "https://h:1",
+            "tls-server-name": "kube",
+            "certificate-authority": "ca.crt",
+            "proxy-url": "http://me:secret@proxy:1",
+            "extensions": [{"name": "other", "extension": 1}, extension],
+        }
+        for asked in (True, False):
+            self.load(config(cluster=cluster, user={"exec": {**exec_, "provideClusterInfo": asked}}))
+        told = {
+            "server": "https://h:1",
+            "tls-server-name": "kube",
+            "certificate-authority-data": base64.b64encode(b"PEM").decode(),
+            "config": {"audience": "shop"},
+        }
+        self.assertEqual([plugin.cluster_info for plugin, _ in self.plugins], [told, None])
+
     def test_several_files(self) -> None:
         """Of several files the first with an entry counts, and each entry's paths start at its own file."""
         (self.directory / "a").mkdir()
