@@ -29,6 +29,7 @@ _API_PROGRAMS: Final = ("openssl", "ip", "nsenter", "curl")
 _NODE_PROGRAMS: Final = ("containerd", "ctr", "runc", "iptables", "conntrack", "cc")
 _DOWN_SECONDS: Final = 60
 _CALL_SECONDS: Final = 60
+_METRICS_SECONDS: Final = 120
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class KubeCluster:
     def load_image(self, archive: str) -> None:
         """Put an image from a file (docker-archive, OCI) on the node, for C{imagePullPolicy: Never}."""
         _run([str(KUBE), "load", str(self.directory), str(Path(archive).absolute())])
+
+    def start_metrics(self) -> None:
+        """Start metrics-server, where it does not run yet; it knows something when this returns."""
+        if not (self.directory / "metrics.pid").exists():
+            _run([str(KUBE), "metrics", str(self.directory)], seconds=_METRICS_SECONDS)
 
     def compact(self) -> None:
         """Let etcd forget everything but the present: what goes on from before gets 410."""
@@ -229,10 +235,8 @@ def _take_down(keeper: subprocess.Popen[str]) -> None:
     keeper.wait(_DOWN_SECONDS)
 
 
-def _run(command: list[str], given: str = "") -> str:
-    done = subprocess.run(
-        command, input=given, capture_output=True, text=True, timeout=_CALL_SECONDS, check=False
-    )
+def _run(command: list[str], given: str = "", seconds: float = _CALL_SECONDS) -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=seconds, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[:6])} ...: {done.stderr.strip()[-2000:]}")
     return done.stdout
