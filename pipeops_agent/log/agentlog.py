@@ -74,6 +74,7 @@ class AgentLog:
         self._lost = 0
         self._thread = threading.get_ident()
         self._release: Callable[[], None] | None = None
+        self._followers: tuple[Callable[[Record], None], ...] = ()
 
     def set_levels(self, level: str, levels: Mapping[str, str]) -> None:
         """
@@ -84,6 +85,20 @@ class AgentLog:
         self._levels = Levels(level, levels)
         if self._release is not None:
             libraries.show_from(self._levels.lowest)
+
+    def follow(self, follower: Callable[[Record], None]) -> Callable[[], None]:
+        """
+        Call C{follower} with each record that is written, redacted as it is, until the result is called.
+
+        It is called from any thread, and from a signal's handler: it may do no more than take a note. It must
+        not change the record.
+        """
+        self._followers = (*self._followers, follower)
+
+        def unfollow() -> None:
+            self._followers = tuple(each for each in self._followers if each is not follower)
+
+        return unfollow
 
     def capture_libraries(self, publisher: ILogObserver) -> None:
         """Let python's own C{logging} enter at C{publisher}, until L{close}."""
@@ -133,6 +148,8 @@ class AgentLog:
             self._lost = 0
         if not self._sink.write(self._render(record)):
             self._lost += 1
+        for follower in self._followers:
+            follower(record)
 
     def _lost_record(self) -> Record:
         return self._own("error", f"{self._lost} records could not be written") | {"lost": self._lost}

@@ -13,6 +13,7 @@ COMPONENTS: Final = (
     "lease",
     "log",
     "net",
+    "realtime",
     "sandbox",
     "scheduling",
     "settings",
