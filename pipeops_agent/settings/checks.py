@@ -149,8 +149,6 @@ def cautions(settings: Settings) -> Iterator[str]:
 def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
     """Settings that were set and do nothing, and what is missing: nobody shall rely on them."""
     for path, is_set, missing in (
-        ("server.enable_websocket", not settings.server.enable_websocket, "serves no /ws"),
-        ("server.enable_sse", not settings.server.enable_sse, "serves no /api/realtime/events"),
         (
             "pipeops.endpoints.health",
             settings.pipeops.endpoints.health != EndpointSettings().health,

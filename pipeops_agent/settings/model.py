@@ -151,7 +151,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         True
     )
     enable_sse: Annotated[
-        bool, About("Serve /api/realtime/events.", Boolean(), variable="PIPEOPS_ENABLE_SSE")
+        bool,
+        About("Serve /api/realtime/events and /api/realtime/logs.", Boolean(), variable="PIPEOPS_ENABLE_SSE"),
     ] = True
     max_connections: Annotated[
         int, About("Connections at one time; the next is closed.", Integer(1, 100_000))
@@ -162,6 +163,27 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout: Annotated[
         float, About("How long a connection may stay open between requests.", Duration())
     ] = 60.0
+
+
+class RealtimeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """WebSockets and server-sent events."""
+
+    max_connections: Annotated[
+        int,
+        About(
+            "WebSockets at one time; as many clients of server-sent events besides. The next gets 503.",
+            Integer(1, 100_000),
+            live=True,
+        ),
+    ] = 100
+    origins: Annotated[
+        tuple[str, ...],
+        About(
+            "Web pages, besides the agent's own, that may open a WebSocket: https://host or https://host:port.",
+            ListOf(Text(required=True)),
+            live=True,
+        ),
+    ] = ()
 
 
 class LoggingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +273,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: TunnelSettings = TunnelSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     server: ServerSettings = ServerSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
     logging: LoggingSettings = LoggingSettings()
     access: AccessSettings = AccessSettings()
     leader_election: LeaderElectionSettings = LeaderElectionSettings()

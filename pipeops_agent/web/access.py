@@ -14,6 +14,9 @@ from pipeops_agent.web.replies import Refusal
 READ: Final = "read"
 """The scope that shows more than yes and no."""
 
+OPERATE: Final = "operate"
+"""The scope that changes things, and sees who has."""
+
 _CHALLENGE: Final = 'Bearer realm="pipeops-agent"'
 
 
@@ -52,6 +55,20 @@ class Access:
             scopes=frozenset({READ}),
             origin=str(getattr(peer, "host", peer)),
         )
+
+    async def require(self, request: IRequest, scope: str) -> Caller:
+        """
+        Who sent C{request}, if that is somebody with C{scope}.
+
+        @raise Refusal: 401, no token or one that is not known; 403, the scope is missing.
+        """
+        caller = self.caller(request)
+        if caller is None:
+            challenge = ("WWW-Authenticate", _CHALLENGE)
+            raise Refusal(401, "unauthorized", "a token is needed here (Authorization: Bearer)", challenge)
+        if scope not in caller.scopes:
+            raise Refusal(403, "forbidden", f"this token does not have the scope {scope}")
+        return caller
 
     def _is_current(self, token: bytes) -> bool:
         current = self._tokens.current()

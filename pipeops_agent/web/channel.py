@@ -11,7 +11,7 @@ come together are answered one in each turn of the reactor, and none while the c
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
 from twisted.logger import Logger
@@ -19,6 +19,8 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 
 from pipeops_agent.web import replies
+from pipeops_agent.web.replies import Reply
+from pipeops_agent.web.streaming import Stream, Upgrade, Upgraded
 
 if TYPE_CHECKING:
     from pipeops_agent.web.site import AgentSite
@@ -66,6 +68,7 @@ class AgentChannel(HTTPChannel):
         self._closing: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None
         self._choked = False
+        self._upgraded: Upgraded | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -79,8 +82,13 @@ class AgentChannel(HTTPChannel):
                 call.cancel()
         self.site.closed(self)
         super().connectionLost(reason)
+        if self._upgraded is not None:
+            self._upgraded.connectionLost(reason)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._upgraded is not None:
+            self._upgraded.dataReceived(data)
+            return
         if self._refused:
             return  # read, so that the client gets to read our answer, and dropped
         super().dataReceived(data)
@@ -93,7 +101,9 @@ class AgentChannel(HTTPChannel):
         super().lineReceived(line)
 
     def rawDataReceived(self, data: bytes) -> None:
-        if not self._refused:
+        if self._upgraded is not None:  # it came together with the request
+            self._upgraded.dataReceived(data)
+        elif not self._refused:
             super().rawDataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -122,6 +132,19 @@ class AgentChannel(HTTPChannel):
         self._receiving = False
         self.busy = True
         super().allContentReceived()
+
+    def upgrade(self, upgrade: Upgrade) -> None:
+        """Let the connection be another protocol's from now on; this one counts it, and ends it at a stop."""
+        self._upgraded = upgraded = upgrade.protocol
+        transport: Any = self.transport
+        transport.unregisterProducer()  # this channel
+        early, self._dataBuffer = b"".join(self._dataBuffer), []
+        self.requests.clear()
+        upgraded.makeConnection(transport)
+        upgraded.dataReceived(upgrade.opening)
+        self._networkProducer.resumeProducing()
+        if early:
+            upgraded.dataReceived(early)
 
     def requestDone(self, request: Request) -> None:
         self.busy = False
@@ -153,7 +176,10 @@ class AgentChannel(HTTPChannel):
     def wind_up(self) -> None:
         """Close: after the answer under way, else now; at the latest after L{CLOSE_GRACE}."""
         self.persistent = 0
-        if self.busy:
+        if self._upgraded is not None:
+            self._close_within_grace()
+            self._upgraded.wind_up()
+        elif self.busy:
             self._close_within_grace()
         else:
             self.loseConnection()
@@ -263,12 +289,12 @@ class AgentChannel(HTTPChannel):
             self._closing = self.callLater(CLOSE_GRACE, self.abort)
 
 
-def headers_of(reply: replies.Reply, *, close: bool = False) -> list[tuple[str, str]]:
-    """All header fields of a reply but C{Date}."""
+def headers_of(reply: Reply | Stream, *, close: bool = False) -> list[tuple[str, str]]:
+    """All header fields of an answer but C{Date}."""
     headers = [("Server", SERVER), ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")]
     if reply.content_type is not None:
         headers.append(("Content-Type", reply.content_type))
-    if reply.code != 204:
+    if isinstance(reply, Reply) and reply.code != 204:
         headers.append(("Content-Length", str(len(reply.body))))
     if close:
         headers.append(("Connection", "close"))

@@ -16,6 +16,8 @@ from pipeops_agent.scheduling import as_deferred
 from pipeops_agent.web import replies
 from pipeops_agent.web.channel import MAX_BODY, AgentChannel, headers_of
 from pipeops_agent.web.replies import Refusal, Reply
+from pipeops_agent.web.routes import Answer
+from pipeops_agent.web.streaming import Body, Stream, Upgrade
 
 if TYPE_CHECKING:
     from pipeops_agent.web.site import AgentSite
@@ -73,14 +75,14 @@ class AgentRequest(Request):
         except Exception:
             self._failed(Failure())
             return
-        if isinstance(answer, Reply):
+        if isinstance(answer, Reply | Stream | Upgrade):
             self._send(answer)
             return
         working = as_deferred(answer)
         self.notifyFinish().addErrback(lambda _: working.cancel())
         working.addCallback(self._send).addErrback(self._failed)
 
-    def _answer(self, site: AgentSite) -> Reply | Awaitable[Reply]:
+    def _answer(self, site: AgentSite) -> Answer | Awaitable[Answer]:
         """@raise Refusal: this can't be answered as asked."""
         method = self.method.decode("latin-1")
         if self.clientproto == b"HTTP/1.1" and len(self.requestHeaders.getRawHeaders(b"host", [])) != 1:
@@ -107,15 +109,37 @@ class AgentRequest(Request):
             _log.failure("{endpoint} could not be answered", failure=failure, endpoint=self.endpoint)
             self._send(replies.error(500, "internal", "the agent failed to answer; its log says why"))
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, answer: Answer) -> None:
         if self._gone:
             return
-        self.setResponseCode(reply.code)
+        if isinstance(answer, Upgrade):
+            self._upgrade(answer)
+            return
+        self.setResponseCode(answer.code if isinstance(answer, Reply) else 200)
         self.setHeader("Date", datetimeToString())
-        for name, value in headers_of(reply):
+        for name, value in headers_of(answer):
             self.setHeader(name, value)
-        self.write(reply.body)
-        self.finish()
+        if isinstance(answer, Stream):
+            self._begin(answer)
+        else:
+            self.write(answer.body)
+            self.finish()
+
+    def _begin(self, stream: Stream) -> None:
+        self.write(b"")  # the header alone
+        if self.method == b"HEAD":
+            self.finish()
+            return
+        try:
+            stream.begin(Body(self))
+        except Exception:
+            _log.failure("{endpoint} could not be streamed", endpoint=self.endpoint)
+            self.channel.abort()
+
+    def _upgrade(self, upgrade: Upgrade) -> None:
+        self.setResponseCode(101)
+        self.channel.site.log(self)
+        self.channel.upgrade(upgrade)
 
 
 def _without_origin(target: bytes) -> bytes:

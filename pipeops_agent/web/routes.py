@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from pipeops_agent.web.replies import Reply
+from pipeops_agent.web.streaming import Stream, Upgrade
 
 if TYPE_CHECKING:
     from pipeops_agent.web.request import AgentRequest
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, str]
 """What the segments in braces stood for."""
 
-Handler = Callable[["AgentRequest", Parameters], Reply | Awaitable[Reply]]
+Answer = Reply | Stream | Upgrade
+
+Handler = Callable[["AgentRequest", Parameters], Answer | Awaitable[Answer]]
 """Answers a request, at once or later; cancelled when the client goes away. May raise L{Refusal}."""
 
 

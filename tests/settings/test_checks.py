@@ -182,8 +182,6 @@ class CautionTests(SettingsCase):
     def test_without_effect(self) -> None:
         """A setting that does nothing yet is named as soon as it is set, also to what is off by default."""
         for text, path, missing in (
-            ("server: {enable_websocket: no}", "server.enable_websocket", "serves no /ws"),
-            ("server: {enable_sse: no}", "server.enable_sse", "serves no /api/realtime/events"),
             (
                 "pipeops: {endpoints: {health: /up}}",
                 "pipeops.endpoints.health",
@@ -194,7 +192,11 @@ class CautionTests(SettingsCase):
                 self.load(text).cautions,
                 (f"{path} has no effect yet: this version of the agent {missing}",),
             )
-        for default in ("server: {enable_websocket: yes}", "pipeops: {endpoints: {health: /api/v1/health}}"):
+        for default in (
+            "server: {enable_websocket: no}",
+            "server: {enable_sse: no}",
+            "pipeops: {endpoints: {health: /api/v1/health}}",
+        ):
             self.assertEqual(self.load(default).cautions, ())
 
     def test_unknown_component(self) -> None:

@@ -29,6 +29,8 @@ _SPECIFIED = {
     "server.port": "PIPEOPS_PORT",
 }
 _LIVE = {
+    "realtime.max_connections",
+    "realtime.origins",
     "access.deny.kinds",
     "access.deny.namespaces",
     "access.deny.verbs",

@@ -1,0 +1,315 @@
+"""
+Server-sent events: C{/api/realtime/events} and C{/api/realtime/logs}.
+
+A client that comes again says what it had last (C{Last-Event-ID}), and gets what came after that; what is
+no longer there is said with a C{gap} event, then the present state, then the rest. A client that does not
+read is not waited for: its place in the feed stays behind, and after a minute of that it is cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from pipeops_agent.events import CHANNELS
+from pipeops_agent.realtime import Encoding, Entry, EventFeed, Feed, LogFeed, Missed, Reader
+from pipeops_agent.realtime.agent_logs import LOG, RECORDS
+from pipeops_agent.scheduling import PeriodicService
+from pipeops_agent.web.access import OPERATE, READ, Access
+from pipeops_agent.web.replies import Refusal
+from pipeops_agent.web.request import AgentRequest
+from pipeops_agent.web.routes import Parameters, Route
+from pipeops_agent.web.streaming import Body, Stream
+
+_log = Logger(namespace="web")
+
+RETRY: Final = b"retry: 3000\n\n"
+"""Milliseconds after which a client comes again."""
+
+KEEP_ALIVE: Final = 15.0
+"""Seconds between two comments: what stands between cuts what is silent, and a dead client shows."""
+
+STUCK: Final = 4
+"""Comments that could not be written, one after the other, after which a client is cut."""
+
+CONTENT_TYPE: Final = "text/event-stream"
+_HEADERS: Final = (("X-Accel-Buffering", "no"),)
+"""What keeps nginx, and those who learned from it, from collecting events before they pass them on."""
+
+_COMMENT: Final = b":\n\n"
+_ID: Final = re.compile(r"([0-9a-f]{1,32})-([0-9]{1,15})")
+_MAX_ECHO: Final = 64
+"""Characters of an unknown C{Last-Event-ID} that are repeated."""
+
+State = Callable[[], Mapping[str, Any]]
+
+
+class Subscriber:
+    """One client: from its feed to its body."""
+
+    reader: Reader
+
+    def __init__(self, streams: EventStreams, body: Body, feed: Feed, state: State | None) -> None:
+        self._streams = streams
+        self._body = body
+        self._feed = feed
+        self._state = state
+        self._until: int | None = None
+        self._stuck = 0
+
+    def begin(
+        self, channels: frozenset[str], encoding: Encoding, last: str, after: int | None, *, follow: bool
+    ) -> None:
+        """
+        Say hello, and everything after what the client had last.
+
+        @param last: its C{Last-Event-ID}; empty: it had nothing.
+        @param after: where there is none, the number after which entries are wanted; None: new ones only.
+        @param follow: whether to go on with what is new.
+        """
+        self._body.open(self)
+        self._body.write(RETRY)
+        known = _ID.fullmatch(last)
+        if known and known[1] == self._feed.start:
+            after = int(known[2])
+        elif last:
+            after = 0
+        self.reader = reader = self._feed.read(self, channels, encoding, after=after)
+        if last and not (known and known[1] == self._feed.start):
+            self._say_restart(last, reader.take_missed())
+        elif not last:
+            reader.take_missed()  # who asks for the last lines has lost none before them
+            self._say_state(reader.place)
+        if not follow:
+            self._until = self._feed.journal.last
+        if not self._body.full:
+            reader.resume()
+        self._end_if_done()
+
+    def write(self, data: bytes) -> None:
+        self._body.write(data)
+
+    def missed(self, missed: Missed) -> None:
+        self._say_gap({"count": missed.count, "from": missed.first, "to": missed.last})
+        self._say_state(None)
+
+    def body_full(self) -> None:
+        self.reader.pause()
+
+    def body_free(self) -> None:
+        self.reader.resume()
+        self._end_if_done()
+
+    def body_gone(self) -> None:
+        self.reader.close()
+        self._streams.left(self)
+
+    def keep_alive(self) -> None:
+        """Write a comment; cut who has not read for long."""
+        if not self._body.full:
+            self._stuck = 0
+            self._body.write(_COMMENT)
+            return
+        self._stuck += 1
+        if self._stuck >= STUCK:
+            _log.debug("a client that does not read its events was cut")
+            self._body.abort()
+
+    def end(self) -> None:
+        """No more events; the client sees that this is the end."""
+        self.reader.close()
+        self._streams.left(self)
+        self._body.finish()
+
+    def _end_if_done(self) -> None:
+        if self._until is not None and self.reader.place >= self._until and not self.reader.closed:
+            self.end()
+
+    def _say_restart(self, last: str, missed: Missed | None) -> None:
+        lost = {"count": missed.count, "from": missed.first, "to": missed.last} if missed else {"count": 0}
+        self._say_gap({"after": last[:_MAX_ECHO], **lost})
+        self._say_state(None)
+
+    def _say_gap(self, lost: Mapping[str, Any]) -> None:
+        self._body.write(_event("gap", {"start": self._feed.start, **lost}))
+
+    def _say_state(self, seq: int | None) -> None:
+        """
+        Say the present state.
+
+        @param seq: the number after which the client gets everything; None: it gets older events yet, and
+            must not ask for what comes after this one.
+        """
+        if self._state is not None:
+            name = b"" if seq is None else b"id: %s-%d\n" % (self._feed.start.encode(), seq)
+            self._body.write(name + _event("status", self._state()))
+
+
+class EventStreams:
+    """
+    All clients of both paths.
+
+    @param most: how many there may be at one time; asked each time.
+    @param state: what is told first, and after a loss.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        events: EventFeed,
+        logs: LogFeed,
+        access: Access,
+        state: State,
+        *,
+        most: Callable[[], int],
+    ) -> None:
+        self._events = events
+        self._logs = logs
+        self._access = access
+        self._state = state
+        self._most = most
+        self._event_form = sse_encoding(events.start)
+        self._log_form = sse_encoding(logs.start)
+        self._subscribers: dict[Subscriber, None] = {}
+        self._stopping = False
+        self._ticking = PeriodicService(clock, self._tick, lambda: KEEP_ALIVE, what="keeping streams alive")
+
+    def routes(self) -> list[Route]:
+        """The lines for the table."""
+        return [
+            Route("GET", "/api/realtime/events", self.events),
+            Route("GET", "/api/realtime/logs", self.logs),
+        ]
+
+    def start(self) -> None:
+        """Keep clients alive from now on."""
+        self._ticking.startService()
+
+    def stop(self) -> Deferred[None]:
+        """End all streams, and take no more."""
+        self._stopping = True
+        for subscriber in tuple(self._subscribers):
+            subscriber.end()
+        return self._ticking.stopService()
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    async def events(self, request: AgentRequest, parameters: Parameters) -> Stream:
+        """
+        The agent's events.
+
+        @raise Refusal: 400, a channel that does not exist; 401; 403; 503, too many clients, or a stop.
+        """
+        caller = await self._access.require(request, READ)
+        channels = _channels(request, operate=OPERATE in caller.scopes)
+        self._check_room()
+        last = request.getHeader("last-event-id") or ""
+
+        def begin(body: Body) -> None:
+            subscriber = self._enter(body, self._events, self._state)
+            subscriber.begin(channels, self._event_form, last, None, follow=True)
+
+        return Stream(begin=begin, content_type=CONTENT_TYPE, headers=_HEADERS)
+
+    async def logs(self, request: AgentRequest, parameters: Parameters) -> Stream:
+        """
+        The agent's own log records: the last C{tail}, and unless C{follow=false} the new ones.
+
+        @raise Refusal: as L{events}; 400 also for a number that is none; 404 for a pod's.
+        """
+        await self._access.require(request, READ)
+        asked = _query(request)
+        if asked.keys() & {"namespace", "pod", "container"}:
+            raise Refusal(404, "not_found", "this version of the agent serves no logs of pods")
+        tail = _number(asked.get("tail", "0"), most=RECORDS)
+        follow = asked.get("follow", "true") != "false"
+        self._check_room()
+        last = request.getHeader("last-event-id") or ""
+        after = max(0, self._logs.journal.last - tail)
+
+        def begin(body: Body) -> None:
+            subscriber = self._enter(body, self._logs, None)
+            subscriber.begin(frozenset({LOG}), self._log_form, last, after, follow=follow)
+
+        return Stream(begin=begin, content_type=CONTENT_TYPE, headers=_HEADERS)
+
+    def left(self, subscriber: Subscriber) -> None:
+        """It gets no more."""
+        self._subscribers.pop(subscriber, None)
+
+    def _enter(self, body: Body, feed: Feed, state: State | None) -> Subscriber:
+        subscriber = Subscriber(self, body, feed, state)
+        self._subscribers[subscriber] = None
+        return subscriber
+
+    def _check_room(self) -> None:
+        check_room(len(self), self._most(), stopping=self._stopping)
+
+    async def _tick(self) -> None:
+        for subscriber in tuple(self._subscribers):
+            subscriber.keep_alive()
+
+
+def check_room(there: int, most: int, *, stopping: bool) -> None:
+    """
+    See whether one more client may come.
+
+    @raise Refusal: 503.
+    """
+    if stopping:
+        raise Refusal(503, "stopping", "the agent is stopping", ("Retry-After", "5"))
+    if there >= most:
+        message = f"{most} clients are connected, as many as may be (realtime.max_connections)"
+        raise Refusal(503, "too_many_connections", message, ("Retry-After", "5"))
+
+
+def sse_encoding(start: str) -> Encoding:
+    """
+    The form of an entry as a server-sent event.
+
+    @param start: the feed's, for the id.
+    """
+    prefix = b"id: " + start.encode() + b"-"
+
+    def encode(entry: Entry) -> bytes:
+        return b"%b%d\nevent: %b\ndata: %b\n\n" % (prefix, entry.seq, entry.channel.encode(), entry.text)
+
+    return encode
+
+
+def _event(name: str, data: Mapping[str, Any]) -> bytes:
+    """An event that no feed has."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
+
+
+def _query(request: AgentRequest) -> dict[str, str]:
+    """The query's fields; of one that comes twice the last."""
+    args = request.args or {}
+    return {name.decode("latin-1"): values[-1].decode("latin-1") for name, values in args.items()}
+
+
+def _channels(request: AgentRequest, *, operate: bool) -> frozenset[str]:
+    """@raise Refusal: a channel that is none, or not for this caller."""
+    asked = _query(request).get("channels")
+    if asked is None:
+        return frozenset(CHANNELS) if operate else frozenset(CHANNELS) - {"audit"}
+    channels = frozenset(name for name in asked.split(",") if name)
+    if not channels or channels - frozenset(CHANNELS):
+        raise Refusal(400, "unknown_channel", f"channels are {', '.join(CHANNELS)}")
+    if "audit" in channels and not operate:
+        raise Refusal(403, "forbidden", "the channel audit needs the scope operate")
+    return channels
+
+
+def _number(text: str, *, most: int) -> int:
+    """@raise Refusal: it is no number from 0 to C{most}."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise Refusal(400, "bad_request", f"expected a number from 0 to {most}")
+    return int(text)
