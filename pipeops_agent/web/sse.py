@@ -22,6 +22,7 @@ from pipeops_agent.realtime import Encoding, Entry, EventFeed, Feed, LogFeed, Mi
 from pipeops_agent.realtime.agent_logs import LOG, RECORDS
 from pipeops_agent.scheduling import PeriodicService
 from pipeops_agent.web.access import OPERATE, READ, Access
+from pipeops_agent.web.limits import check_room
 from pipeops_agent.web.replies import Refusal
 from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.routes import Parameters, Route
@@ -255,19 +256,6 @@ class EventStreams:
     async def _tick(self) -> None:
         for subscriber in tuple(self._subscribers):
             subscriber.keep_alive()
-
-
-def check_room(there: int, most: int, *, stopping: bool) -> None:
-    """
-    See whether one more client may come.
-
-    @raise Refusal: 503.
-    """
-    if stopping:
-        raise Refusal(503, "stopping", "the agent is stopping", ("Retry-After", "5"))
-    if there >= most:
-        message = f"{most} clients are connected, as many as may be (realtime.max_connections)"
-        raise Refusal(503, "too_many_connections", message, ("Retry-After", "5"))
 
 
 def sse_encoding(start: str) -> Encoding:
