@@ -8,9 +8,10 @@ The agent: what starts when, what stops when.
 Up to the registration everything that goes wrong for good ends the process; nothing after it does, unless the
 settings say so (C{pipeops.reconnect.enabled}). A state that can't be read is waited for.
 
-Stopping goes in this order, each step bounded (L{Shutdown}): readiness off; a start under way; poll, tunnel
-with its channels, heartbeat, one last C{stopping}; the cluster's lists; the gate; the way to the cluster; the
-listeners last. An agent that loses the gate stops in the same order, without the last word, and stands by.
+Stopping goes in this order, each step bounded (L{Shutdown}): readiness off; a start under way; WebSockets and
+event streams; poll, tunnel with its channels, heartbeat, one last C{stopping}; the cluster's lists; the gate;
+the way to the cluster; the listeners last. An agent that loses the gate stops in the same order, without the
+last word, and stands by.
 """
 
 from __future__ import annotations
@@ -53,12 +54,15 @@ from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import LiveToken
 from pipeops_agent.web.canary import canary_route
 from pipeops_agent.web.listener import Listener
+from pipeops_agent.web.realtime import Realtime
 from pipeops_agent.web.site import build_site
 
 _log = Logger(namespace="agent")
 
 STATE_RETRY: Final = 5.0
 """Seconds between two attempts to read a state that can't be read."""
+STOP: Final = 4.9
+"""Seconds that a stop may take, whatever hangs."""
 
 
 class Agent(MultiService):
@@ -113,6 +117,7 @@ class Agent(MultiService):
         self._gate = gate or start_gate(reactor, settings, host, home, self._waits)
         self.features = standard_features(settings, has_home=home is not None)
         self._common = common = self._make_common()
+        self.realtime = Realtime(common, self.hub, log, self.features)
         site = build_site(
             reactor,
             board,
@@ -122,7 +127,7 @@ class Agent(MultiService):
             host.wall,
             tokens=self._tokens,
             build=build_info(),
-            more=[canary_route(common.canaries.answer)],
+            more=[canary_route(common.canaries.answer), *self.realtime.routes()],
         )
         self.http = Listener(reactor, site, settings.server)
 
@@ -166,6 +171,7 @@ class Agent(MultiService):
             self._fail(_cannot_listen(error))
             return
         _log.info("serving HTTP on {address}", address=self.http.address)
+        self.realtime.start()
         self.cluster.setServiceParent(self)
         self._tasks.spawn(self._or_fail(self._take_turns()), "starting the agent")
 
@@ -375,9 +381,10 @@ class Agent(MultiService):
         _log.info("stopped")
 
     def _plan_stop(self, *, last_word: bool) -> Shutdown:
-        shutdown = Shutdown(self._reactor)
+        shutdown = Shutdown(self._reactor, within=STOP)
         shutdown.step("the start", 0.1, self._tasks.stop)
         shutdown.step("the registration", 0.1, self._turn.stop)
+        shutdown.step("the real-time interface", 0.4, self.realtime.stop)  # its clients may be in the tunnel
         if self._parts is not None:
             self._parts.plan_stop(shutdown, last_word=last_word)
         shutdown.step("the cluster's lists", 0.05, self.cluster.unwatch)

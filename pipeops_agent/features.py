@@ -1,4 +1,4 @@
-"""The features that depend on the cluster: what is switched on, and whether it works now."""
+"""The features: what is switched on, and whether it works now."""
 
 from __future__ import annotations
 
@@ -45,7 +45,17 @@ def standard_features(settings: Settings, *, has_home: bool) -> Registry[Feature
         return FeatureState(enabled=True, available=True, reason=reason)
 
     features.add(Feature(name="leader_election", state=leader_election))
+    server = settings.server
+    features.add(_switched("websocket", server.enable_websocket, "server.enable_websocket", "/ws"))
+    features.add(_switched("sse", server.enable_sse, "server.enable_sse", "/api/realtime/events"))
     return features
+
+
+def _switched(name: str, on: bool, setting: str, path: str) -> Feature:
+    """A feature that is there whenever it is switched on."""
+    reason = f"{path} is served" if on else f"{setting} is off"
+    state = FeatureState(enabled=on, available=on, reason=reason)
+    return Feature(name=name, state=lambda status: state)
 
 
 def _kubernetes(status: AgentStatus) -> FeatureState:

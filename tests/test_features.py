@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.features import standard_features
 from pipeops_agent.health import FeatureState
 from pipeops_agent.settings import Settings
-from pipeops_agent.settings.model import AgentSettings
+from pipeops_agent.settings.model import AgentSettings, ServerSettings
 from pipeops_agent.settings.model_pipeops import PipeopsSettings
 from pipeops_agent.status import AbilityStatus, AgentStatus, ClusterStatus, KindStatus, RegistrationStatus
 from tests.test_health import NOW, status
@@ -33,6 +33,18 @@ class FeatureTests(SynchronousTestCase):
         settings = Settings(agent=AgentSettings(leader_election=elects))
         features = {each.name: each for each in standard_features(settings, has_home=has_home)}
         return features[name].state(now)
+
+    def test_switches(self) -> None:
+        """What is switched on by a setting is there, and what is switched off says which setting."""
+        for on in (True, False):
+            server = ServerSettings(enable_websocket=on, enable_sse=not on)
+            features = {
+                each.name: each for each in standard_features(Settings(server=server), has_home=False)
+            }
+            for name, path, there in (("websocket", "/ws", on), ("sse", "/api/realtime/events", not on)):
+                reason = f"{path} is served" if there else f"server.enable_{name} is off"
+                expected = FeatureState(enabled=there, available=there, reason=reason)
+                self.assertEqual(features[name].state(status()), expected)
 
     def test_no_cluster(self) -> None:
         """Without a cluster nothing of it is enabled, and each says why it is not there."""

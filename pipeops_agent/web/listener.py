@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 
@@ -59,5 +60,10 @@ class Listener(Service):
         port, self._port = self._port, None
         if port is None:
             return self._site.close_connections()
-        closing = maybeDeferred(port.stopListening)
-        return closing.addCallback(lambda _: self._site.close_connections())
+        return Deferred.fromCoroutine(self._close(port))
+
+    async def _close(self, port: IListeningPort) -> None:
+        # Given up by a stop that can't wait: nobody above takes an error of it.
+        with suppress(CancelledError):
+            await maybeDeferred(port.stopListening)
+            await self._site.close_connections()

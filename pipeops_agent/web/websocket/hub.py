@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from pipeops_agent.clock import WallClock
@@ -27,6 +28,9 @@ _log = Logger(namespace="web")
 
 PING_INTERVAL: Final = 20.0
 """Seconds between two pings; who has not answered two of them is cut."""
+
+STOP_GRACE: Final = 0.3
+"""Seconds in which clients may go along with a stop."""
 
 
 class WebSocketHub:
@@ -65,6 +69,7 @@ class WebSocketHub:
         self._forms = {True: _event_form(self._deflater.text_frame), False: _event_form(text_frame)}
         self._sessions: dict[Session, None] = {}
         self._stopping = False
+        self._cut: IDelayedCall | None = None
         self._emptied: list[Deferred[None]] = []
         self._ticking = PeriodicService(reactor, self._tick, lambda: PING_INTERVAL, what="pinging clients")
 
@@ -77,14 +82,19 @@ class WebSocketHub:
         self._ticking.startService()
 
     def stop(self) -> Deferred[None]:
-        """Cancel everything that runs, say goodbye to all, and take no more; fires when all are gone."""
+        """
+        Cancel everything that runs, say goodbye to all, and take no more; fires when all are gone, those who
+        do not go along after L{STOP_GRACE}.
+        """
         self._stopping = True
         stopping: list[Deferred[None]] = [self._ticking.stopService()]
         if self._sessions:
             gone: Deferred[None] = Deferred()
             self._emptied.append(gone)
+            if self._cut is None:
+                self._cut = self.clock.callLater(STOP_GRACE, self._cut_all)
             stopping += [gone, *(session.stop() for session in tuple(self._sessions))]
-        return DeferredList(stopping).addCallback(lambda _: None)
+        return DeferredList(stopping, consumeErrors=True).addCallback(lambda _: None)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -122,9 +132,15 @@ class WebSocketHub:
         del self._sessions[session]
         _log.info("a WebSocket has ended", subject=session.caller.subject, client=session.caller.origin)
         if not self._sessions:
+            if self._cut is not None and self._cut.active():
+                self._cut.cancel()
             emptied, self._emptied = self._emptied, []
             for waiter in emptied:
                 waiter.callback(None)
+
+    def _cut_all(self) -> None:
+        for session in tuple(self._sessions):
+            session.wire.abort()
 
     async def _tick(self) -> None:
         for session in tuple(self._sessions):

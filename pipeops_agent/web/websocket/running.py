@@ -112,7 +112,7 @@ class Running:
 
     def cancel_all(self) -> Deferred[None]:
         """Cancel everything; fires when all have ended."""
-        ending = DeferredList([call.cancel() for call in tuple(self._calls)])
+        ending = DeferredList([call.cancel() for call in tuple(self._calls)], consumeErrors=True)
         return ending.addCallback(lambda _: None)
 
     def _check_room(self, call: Call) -> None:

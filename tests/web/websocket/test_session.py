@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeops_agent.web.access import OPERATE, READ
-from pipeops_agent.web.websocket.hub import PING_INTERVAL
+from pipeops_agent.web.websocket.hub import PING_INTERVAL, STOP_GRACE
 from pipeops_agent.web.websocket.messages import MAX_ID, MAX_NAME
 from pipeops_agent.web.websocket.session import BURST, MAX_HOLD, RATE
 from pipeops_agent.web.websocket.wire import CLOSE_TIMEOUT, MAX_WAITING
@@ -376,6 +376,19 @@ class LifeTests(HubCase):
         self.successResultOf(stopped)
         refused = self.try_peer()
         self.assertEqual(refused.refused, 503)
+
+    def test_stop_without_a_reply(self) -> None:
+        """Who does not go along with the stop, or reads nothing, is cut soon."""
+        silent, choked = self.peer(), self.peer()
+        silent.answers_pings = False
+        choked.choke()
+        choked.client.transport.reads = choked.answers_pings = False
+        stopped = self.hub.stop()
+        self.clock.advance(STOP_GRACE * 0.9)
+        self.assertNoResult(stopped)
+        self.clock.advance(STOP_GRACE * 0.2)
+        self.successResultOf(stopped)
+        self.assertTrue(silent.client.lost and choked.client.lost)
 
     def test_stop_of_the_site(self) -> None:
         """The site's own end says the same, and cuts who does not go along."""

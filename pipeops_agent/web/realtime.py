@@ -1,0 +1,111 @@
+"""The real-time interface as a whole: WebSockets and server-sent events, as far as they are switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList
+
+from pipeops_agent.clock import WallClock
+from pipeops_agent.events import EventHub
+from pipeops_agent.health import Feature, Registry
+from pipeops_agent.log import AgentLog
+from pipeops_agent.metrics import Metrics
+from pipeops_agent.realtime import EventFeed, LogFeed, present_state
+from pipeops_agent.settings import Settings
+from pipeops_agent.status import StatusBoard
+from pipeops_agent.tokens import TokenSource
+from pipeops_agent.web.access import Access
+from pipeops_agent.web.routes import Route
+from pipeops_agent.web.sse import EventStreams
+from pipeops_agent.web.websocket import Registry as Messages
+from pipeops_agent.web.websocket import WebSocketHub, standard_messages
+
+
+class Surroundings(Protocol):
+    """What of the agent is needed here."""
+
+    @property
+    def reactor(self) -> Any: ...
+    @property
+    def wall(self) -> WallClock: ...
+    @property
+    def board(self) -> StatusBoard: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def tokens(self) -> TokenSource: ...
+    @property
+    def settings(self) -> Callable[[], Settings]: ...
+
+
+class Realtime:
+    """
+    Made at start; what is switched off has no routes.
+
+    @ivar messages: which messages C{/ws} understands: others may be added until it is started.
+    """
+
+    def __init__(
+        self, common: Surroundings, hub: EventHub, log: AgentLog, features: Registry[Feature]
+    ) -> None:
+        self._board = board = common.board
+        access = Access(common.tokens)
+        settings = common.settings
+        self._events = EventFeed(common.reactor, hub)
+        self._logs = LogFeed(common.reactor, hub.start, log)
+        self.messages = Messages()
+        self.messages.add(*standard_messages(status=self._status, metrics=self._metrics, logs=self._logs))
+
+        def state() -> Mapping[str, Any]:
+            return present_state(board, features, hub)
+
+        def most() -> int:
+            return settings().realtime.max_connections
+
+        self._websockets = WebSocketHub(
+            common.reactor,
+            common.wall,
+            self._events,
+            self.messages,
+            access,
+            state=state,
+            most=most,
+            origins=lambda: settings().realtime.origins,
+        )
+        self._streams = EventStreams(common.reactor, self._events, self._logs, access, state, most=most)
+        common.metrics.read_connections_from("websocket", lambda: len(self._websockets))
+        common.metrics.read_connections_from("sse", lambda: len(self._streams))
+        self._switches = settings().server
+
+    def routes(self) -> list[Route]:
+        """The lines for the table."""
+        websocket = self._websockets.routes() if self._switches.enable_websocket else []
+        sse = self._streams.routes() if self._switches.enable_sse else []
+        return [*websocket, *sse]
+
+    def start(self) -> None:
+        """Keep log records, and clients alive, from now on."""
+        self._logs.begin()
+        self._websockets.start()
+        self._streams.start()
+
+    def stop(self) -> Deferred[None]:
+        """Say goodbye to all clients, and take no more; fires when they are gone."""
+        self._logs.stop()
+        ending = DeferredList([self._websockets.stop(), self._streams.stop()], consumeErrors=True)
+
+        def ended(_: object) -> None:
+            self._events.stop()
+
+        return ending.addCallback(ended)
+
+    def _status(self) -> Mapping[str, Any]:
+        status: Mapping[str, Any] = msgspec.to_builtins(self._board.now)
+        return status
+
+    def _metrics(self) -> Mapping[str, Any]:
+        connections = {"websocket": len(self._websockets), "sse": len(self._streams)}
+        return {"tunnel": msgspec.to_builtins(self._board.traffic()), "connections": connections}
