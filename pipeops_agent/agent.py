@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from pipeops_agent.build import build_info
 from pipeops_agent.canary import Canaries
 from pipeops_agent.cluster_figures import make_cluster
+from pipeops_agent.entrance import Entrance
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.events import EventHub
 from pipeops_agent.facts import Facts, collect_facts, host_sources
@@ -77,6 +77,7 @@ class Agent(MultiService):
 
     @ivar board: the truth about this agent, and C{hub} where its changes are told.
     @ivar cluster: the cluster, where there is one; C{features} what can be done now.
+    @ivar entrance: who may ask this agent what.
     @ivar http: where the agent's own pages are.
     """
 
@@ -115,9 +116,16 @@ class Agent(MultiService):
         self._home = home = home_of(settings, host, self.cluster.api)
         self._store = store or state_store(settings, host, home)
         self._gate = gate or start_gate(reactor, settings, host, home, self._waits)
+        self.entrance = Entrance(
+            reactor,
+            lambda: self._settings.server,
+            board,
+            control_plane=self._tokens,
+            learn=log.redactor.learn,
+        )
         self.features = standard_features(settings, has_home=home is not None)
         self._common = common = self._make_common()
-        self.realtime = Realtime(common, self.hub, log, self.features)
+        self.realtime = Realtime(common, self.hub, log, self.features, self.entrance.access)
         site = build_site(
             reactor,
             board,
@@ -125,7 +133,7 @@ class Agent(MultiService):
             self.metrics,
             settings.server,
             host.wall,
-            tokens=self._tokens,
+            access=self.entrance.access,
             build=build_info(),
             more=[canary_route(common.canaries.answer), *self.realtime.routes()],
         )
@@ -167,8 +175,8 @@ class Agent(MultiService):
         lag.setServiceParent(self)
         try:
             self.http.setServiceParent(self)
-        except CannotListenError as error:
-            self._fail(_cannot_listen(error))
+        except FatalError as error:
+            self._fail(error)
             return
         _log.info("serving HTTP on {address}", address=self.http.address)
         self.realtime.start()
@@ -313,6 +321,7 @@ class Agent(MultiService):
     def _keep_own(self) -> None:
         """Let the log mask what settings and files say of secrets now."""
         keep, settings = self._log_output.redactor.keep, self._settings
+        self.entrance.learn()
         for name, secret in (
             ("the token", self._tokens.current()),
             ("pipeops.token", settings.pipeops.token),
@@ -348,6 +357,7 @@ class Agent(MultiService):
         self._keep_own()
         self._tokens.replace(token_source(settings))
         self.cluster.reconfigure(settings)
+        self.entrance.reconfigure()
         if self._parts is not None:
             self._parts.reconfigure(settings, changes)
         for caution in loaded.cautions:
@@ -392,9 +402,3 @@ class Agent(MultiService):
         shutdown.step("the way to the cluster", 0.05, lambda: maybeDeferred(self.cluster.stopService))
         shutdown.step("the HTTP interface", 0.4, super().stopService)
         return shutdown
-
-
-def _cannot_listen(error: CannotListenError) -> FatalError:
-    reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
-    sentence = f"can't serve HTTP on {error.interface}:{error.port}: {reason} (server.bind, server.port)"
-    return FatalError(sentence, ExitStatus.FAILURE)

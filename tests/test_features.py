@@ -9,8 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.features import standard_features
 from pipeops_agent.health import FeatureState
 from pipeops_agent.settings import Settings
-from pipeops_agent.settings.model import AgentSettings, ServerSettings
+from pipeops_agent.settings.model import AgentSettings
 from pipeops_agent.settings.model_pipeops import PipeopsSettings
+from pipeops_agent.settings.model_server import ServerSettings
 from pipeops_agent.status import AbilityStatus, AgentStatus, ClusterStatus, KindStatus, RegistrationStatus
 from tests.test_health import NOW, status
 

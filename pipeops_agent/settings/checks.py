@@ -84,12 +84,39 @@ def _canary_has_a_forward(settings: Settings) -> Iterator[_Finding]:
         yield "tunnel.canary.forward", f"{canary.forward!r} is the name of no configured forward"
 
 
+def _server_tokens_are_whole(settings: Settings) -> Iterator[_Finding]:
+    names: dict[str, int] = {}
+    for index, token in enumerate(settings.server.tokens):
+        path = f"server.tokens[{index}]"
+        if token.token is not None and token.file:
+            yield f"{path}.file", f"{path}.token is set as well; keep one of the two"
+        if token.token is None and not token.file:
+            yield path, "needs a token or a file"
+        if not token.scopes:
+            yield f"{path}.scopes", "expected at least one: read or operate"
+        if token.name in names:
+            yield f"{path}.name", f"{token.name!r} is server.tokens[{names[token.name]}].name already"
+        names.setdefault(token.name, index)
+
+
+def _server_certificate_is_whole(settings: Settings) -> Iterator[_Finding]:
+    tls = settings.server.tls
+    if tls.mode == "files" and not tls.cert_file:
+        yield "server.tls.cert_file", "required where server.tls.mode is files"
+    if tls.mode != "files":
+        for name in ("cert_file", "key_file"):
+            if getattr(tls, name):
+                yield f"server.tls.{name}", f"needs server.tls.mode: files, which is {tls.mode}"
+
+
 _CHECKS: Final[tuple[tuple[tuple[str, ...], Callable[[Settings], Iterator[_Finding]]], ...]] = (
     (("pipeops.api_url", "pipeops.allow_insecure"), _api_url_is_safe),
     (("pipeops.api_url", "pipeops.tls.enabled"), _tls_is_meant),
     (("pipeops.tls.cert_file", "pipeops.tls.key_file"), _certificate_is_whole),
     (("pipeops.token", "pipeops.token_file"), _one_token),
     (("pipeops.cluster_service_account", "pipeops.cluster_token_file"), _one_cluster_token),
+    (("server.tokens",), _server_tokens_are_whole),
+    (("server.tls.mode", "server.tls.cert_file", "server.tls.key_file"), _server_certificate_is_whole),
     (("tunnel.canary.enabled", "tunnel.canary.forward", "tunnel.forwards"), _canary_has_a_forward),
 )
 _TOKEN_CHECK: Final = (("pipeops.token", "pipeops.token_file"), _token_is_there)
@@ -132,6 +159,8 @@ def cautions(settings: Settings) -> Iterator[str]:
         )
     if settings.tunnel.allow_insecure:
         yield "tunnel.allow_insecure: a tunnel server without TLS is accepted"
+    if settings.server.allow_plaintext_tokens and settings.server.tls.mode == "off":
+        yield "server.allow_plaintext_tokens: callers' tokens may travel unencrypted through networks"
     if settings.access != AccessSettings():
         yield (
             "access: the lists of the cluster keep to it, and the control plane is told; this version of the"

@@ -181,6 +181,21 @@ class Record(Kind[S], Generic[S]):
             yield from about.kind.rows(join(path, name), getattr(value, name))
 
 
+def secrets_in(kind: Kind[Any], node: Node, path: str) -> Iterator[str]:
+    """The path of each secret that C{node}, which is for C{kind}, holds as it is written."""
+    if isinstance(node, nodes.Scalar):
+        if kind.secret and "${" not in node.text and kind.gives_away(node.text):
+            yield path
+    elif isinstance(node, Items) and isinstance(kind, ListOf):
+        for index, item in enumerate(node.items):
+            yield from secrets_in(kind.item, item, f"{path}[{index}]")
+    elif isinstance(node, nodes.Mapping) and isinstance(kind, Record):
+        kinds = {name: about.kind for name, about, _ in kind.parts()}
+        for key, item in node.entries:
+            if key.text in kinds:
+                yield from secrets_in(kinds[key.text], item, join(path, key.text))
+
+
 def unknown(meant: str | None) -> str:
     """The reason of an unknown key; C{meant} is the one that it was probably meant to be."""
     return f"unknown key; did you mean {meant}?" if meant else "unknown key"

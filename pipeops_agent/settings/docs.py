@@ -143,7 +143,7 @@ def _fields(kind: Kind[Any]) -> Iterator[str]:
 def _default(path: str, kind: Kind[Any], value: object) -> str:
     """A default as the table shows it; a list of records has one per line."""
     if isinstance(kind, ListOf) and isinstance(kind.item, Record) and isinstance(value, tuple):
-        return "<br>".join(_record(kind.item, element) for element in value)
+        return "<br>".join(_record(kind.item, element) for element in value) or "(none)"
     texts = [text for _, text in kind.rows(path, value)]
     return ", ".join(f"`{text}`" if text and text[0] != "(" else text or "empty" for text in texts)
 

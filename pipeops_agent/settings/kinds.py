@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, final
 
+from pipeops_agent.caller import Grant
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.durations import format_duration, parse_duration
 from pipeops_agent.settings.expansion import Variables
@@ -152,6 +153,7 @@ class FilePath(ScalarKind[str]):
 class SecretText(ScalarKind[Secret | None]):
     """A token. White space around it is dropped: files and C{kubectl} add line breaks; empty is none."""
 
+    least: int = 1
     secret: ClassVar[bool] = True
     _FORM: ClassVar = re.compile(r"[!-~]*")
 
@@ -163,10 +165,31 @@ class SecretText(ScalarKind[Secret | None]):
         text = text.strip()
         if not self._FORM.fullmatch(text):
             raise Unfit("holds a space, a control character or one outside ASCII, which no header can carry")
+        if 0 < len(text) < self.least:
+            raise Unfit(f"shorter than {self.least} characters: such a token can be guessed")
         return Secret(text) if text else None
 
     def show(self, value: Secret | None) -> str:
         return "(none)" if value is None else str(value)
+
+
+@final
+@dataclass(frozen=True)
+class GrantText(ScalarKind[Grant]):
+    """A scope."""
+
+    @property
+    def label(self) -> str:
+        return "scope"
+
+    def parse(self, text: str) -> Grant:
+        try:
+            return Grant.parse(text)
+        except ValueError as error:
+            raise Unfit(str(error)) from None
+
+    def show(self, value: Grant) -> str:
+        return value.text
 
 
 @final

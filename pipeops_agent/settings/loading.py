@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from pipeops_agent.settings import checks
+from pipeops_agent.settings.containers import secrets_in
 from pipeops_agent.settings.definitions import DEFINITIONS, ROOT, Definition
 from pipeops_agent.settings.document import Document
 from pipeops_agent.settings.expansion import Variables
 from pipeops_agent.settings.kinds import Scope
 from pipeops_agent.settings.model import Settings
-from pipeops_agent.settings.nodes import Node, Scalar
+from pipeops_agent.settings.nodes import Node
 from pipeops_agent.settings.problems import DEFAULT, SANDBOX, Origin, Problem, SettingsError
 from pipeops_agent.settings.proxies import DIRECT, Proxies, read_proxies
 from pipeops_agent.settings.sources import find_document, given, in_document, unread_variables
@@ -177,6 +178,5 @@ def _exposed(document: Document | None, in_file: Mapping[str, Node]) -> Iterator
     if document is None or not document.readable_by_others:
         return
     for path, node in in_file.items():
-        kind = DEFINITIONS[path].kind
-        if kind.secret and isinstance(node, Scalar) and "${" not in node.text and kind.gives_away(node.text):
-            yield f"{path}: every user of this machine can read {document.name}; chmod go-r it"
+        for where in secrets_in(DEFINITIONS[path].kind, node, path):
+            yield f"{where}: every user of this machine can read {document.name}; chmod go-r it"

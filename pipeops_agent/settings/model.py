@@ -12,10 +12,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from pipeops_agent.log.components import COMPONENTS
-from pipeops_agent.settings.addresses import BindAddress
 from pipeops_agent.settings.containers import ListOf, MappingOf
 from pipeops_agent.settings.kinds import About, Boolean, Choice, Duration, FilePath, Integer, Name, Text
 from pipeops_agent.settings.model_pipeops import PipeopsSettings
+from pipeops_agent.settings.model_server import ServerSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 
 Level = Literal["debug", "info", "warn", "error"]
@@ -125,44 +125,6 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         About("In a pod: the Lease by which one of several replicas is active.", Name(required=True)),
     ] = "pipeops-agent"
-
-
-class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's own HTTP interface."""
-
-    port: Annotated[
-        int,
-        About(
-            "The port of the agent's own HTTP interface. 0: any free one.",
-            Integer(0, 65535),
-            option="port",
-            variable="PIPEOPS_PORT",
-        ),
-    ] = 8080
-    bind: Annotated[
-        str,
-        About(
-            "The address that the HTTP interface listens on; 0.0.0.0 or :: for all.",
-            BindAddress(),
-            option="bind",
-        ),
-    ] = "127.0.0.1"
-    enable_websocket: Annotated[bool, About("Serve /ws.", Boolean(), variable="PIPEOPS_ENABLE_WEBSOCKET")] = (
-        True
-    )
-    enable_sse: Annotated[
-        bool,
-        About("Serve /api/realtime/events and /api/realtime/logs.", Boolean(), variable="PIPEOPS_ENABLE_SSE"),
-    ] = True
-    max_connections: Annotated[
-        int, About("Connections at one time; the next is closed.", Integer(1, 100_000))
-    ] = 512
-    request_timeout: Annotated[float, About("How long a request may take to arrive whole.", Duration())] = (
-        30.0
-    )
-    idle_timeout: Annotated[
-        float, About("How long a connection may stay open between requests.", Duration())
-    ] = 60.0
 
 
 class RealtimeSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,77 +1,189 @@
-"""Who asks, and what they may see."""
+"""Who asks over HTTP: what a request shows is given to the gate, and what that says becomes a status code."""
 
 from __future__ import annotations
 
-import hmac
-from typing import Final
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from twisted.web.iweb import IRequest
+from twisted.internet.interfaces import IAddress
 
-from pipeops_agent.caller import Caller
-from pipeops_agent.tokens import TokenSource
+from pipeops_agent.access.denied import Denied, Reason
+from pipeops_agent.access.gate import Gate, Shown
+from pipeops_agent.access.limits import Busy, Kind, Limits, Place, TooMany
+from pipeops_agent.access.origins import Origin, origin_of
+from pipeops_agent.caller import OPERATE, READ, Caller
+from pipeops_agent.own_sockets import OwnSockets
+from pipeops_agent.secrets import Secret
 from pipeops_agent.web.replies import Refusal
 
-READ: Final = "read"
-"""The scope that shows more than yes and no."""
+if TYPE_CHECKING:
+    from pipeops_agent.web.request import AgentRequest
 
-OPERATE: Final = "operate"
-"""The scope that changes things, and sees who has."""
+__all__ = ["KEY_HEADER", "OPERATE", "READ", "Access", "refusal", "too_many"]
+
+KEY_HEADER: Final = "X-Session-Key"
+"""Where the page shows its session's key."""
+
+MAX_SHOWN: Final = 8 * 1024
+"""Characters of a credential; a longer one is none."""
 
 _CHALLENGE: Final = 'Bearer realm="pipeops-agent"'
+
+_CODES: Final[dict[Reason, int]] = {
+    "unauthorized": 401,
+    "session_ended": 401,
+    "plaintext_token": 403,
+    "forbidden": 403,
+    "too_many": 429,
+    "unavailable": 503,
+}
 
 
 class Access:
     """
-    Knows callers by their bearer token.
+    Knows the callers of requests.
 
-    Until tokens of the interface's own are configured there is one: the agent's control-plane token,
-    which gives L{READ} alone, because the master credential is not for operating. Where a request comes
-    from gives nothing: the tunnel's channels come from loopback too.
+    @param sockets: those that the agent's own tunnel has dialled.
+    @param agent_id: this agent's; None: not known yet. It is in the cookie's name: cookies do not tell ports
+        apart, and many agents may be behind one name.
+    @param protects_metrics: whether C{/metrics} asks for a token; asked each time.
+    @ivar gate: who is who, and C{limits} what they take.
     """
 
-    def __init__(self, tokens: TokenSource) -> None:
-        self._tokens = tokens
+    def __init__(
+        self,
+        gate: Gate,
+        limits: Limits,
+        sockets: OwnSockets,
+        agent_id: Callable[[], str | None],
+        *,
+        protects_metrics: Callable[[], bool],
+    ) -> None:
+        self.gate = gate
+        self.limits = limits
+        self._sockets = sockets
+        self._agent_id = agent_id
+        self.protects_metrics = protects_metrics
 
-    def caller(self, request: IRequest) -> Caller | None:
-        """
-        Who sent C{request}; None: somebody who shows no token.
+    def origin_of(self, address: IAddress) -> Origin:
+        """Where a connection from C{address} comes from; to be asked as soon as it has sent something."""
+        return origin_of(address, self._sockets)
 
-        @raise Refusal: 401, a token that is not the right one, or something else in its place.
+    def origin(self, request: AgentRequest) -> Origin:
+        """Where C{request} comes from. C{X-Forwarded-For}, which anybody can write, says nothing."""
+        return request.channel.origin
+
+    def admit(self, request: AgentRequest) -> None:
         """
-        shown = request.requestHeaders.getRawHeaders(b"authorization", [])
-        if not shown:
+        Count C{request}.
+
+        @raise Refusal: 429 or 503: there were too many.
+        """
+        try:
+            self.limits.request(self.origin(request))
+        except TooMany as error:
+            raise too_many(error) from None
+
+    async def caller(self, request: AgentRequest, *, key: str | None = None) -> Caller | None:
+        """
+        Who sent C{request}; None: somebody who shows no token. A session's cookie without its key is none.
+
+        @param key: the session's key, where it does not come in the header: a WebSocket's first message.
+        @raise Refusal: 401, 403, 429 or 503, with a sentence.
+        """
+        try:
+            return await self.gate.caller(self.shown(request, key), self.origin(request))
+        except Denied as error:
+            raise refusal(error) from None
+
+    async def require(self, request: AgentRequest, right: str, *, partly: bool = False) -> Caller:
+        """
+        Who sent C{request}, with the scope C{right}.
+
+        @param partly: a narrowed one is enough, as each thing is asked for by L{Caller.allows} afterwards.
+        @raise Refusal: 401 (no token, or a wrong one), 403 (the scope is missing, and which), 429 or 503.
+        """
+        caller = await self.caller(request)
+        try:
+            return self.gate.require(caller, right, partly=partly)
+        except Denied as error:
+            raise refusal(error) from None
+
+    def hold(self, request: AgentRequest, kind: Kind) -> Place:
+        """
+        A place for what C{request} begins, to be released when that ends.
+
+        @raise Refusal: 429 or 503: there is none.
+        """
+        try:
+            return self.limits.hold(kind, self.origin(request))
+        except TooMany as error:
+            raise too_many(error) from None
+
+    def cookie(self, request: AgentRequest) -> str | None:
+        """The name of this agent's cookie; None: it is not known yet."""
+        agent_id = self._agent_id()
+        if agent_id is None:
             return None
-        scheme, _, token = shown[0].strip().partition(b" ")
-        if len(shown) != 1 or scheme.lower() != b"bearer" or not self._is_current(token.strip()):
-            raise Refusal(
-                401,
-                "unauthorized",
-                "this token is not known here",
-                ("WWW-Authenticate", f'{_CHALLENGE}, error="invalid_token"'),
-            )
-        peer = request.getClientAddress()
-        return Caller(
-            subject="control-plane token",
-            scopes=frozenset({READ}),
-            origin=str(getattr(peer, "host", peer)),
+        prefix = "__Host-" if request.isSecure() else ""
+        return f"{prefix}pipeops-session-{agent_id}"
+
+    def shown(self, request: AgentRequest, key: str | None = None) -> Shown:
+        """
+        What C{request} shows.
+
+        @raise Refusal: 401, it is not to be understood.
+        """
+        return Shown(
+            bearer=_bearer(request),
+            session=self._session(request),
+            key=_secret(request.getHeader(KEY_HEADER) if key is None else key),
+            encrypted=bool(request.isSecure()),
         )
 
-    async def require(self, request: IRequest, scope: str) -> Caller:
-        """
-        Who sent C{request}, if that is somebody with C{scope}.
+    def _session(self, request: AgentRequest) -> Secret | None:
+        name = self.cookie(request)
+        value = None if name is None else request.getCookie(name.encode())
+        return _secret(None if value is None else value.decode("latin-1"))
 
-        @raise Refusal: 401, no token or one that is not known; 403, the scope is missing.
-        """
-        caller = self.caller(request)
-        if caller is None:
-            challenge = ("WWW-Authenticate", _CHALLENGE)
-            raise Refusal(401, "unauthorized", "a token is needed here (Authorization: Bearer)", challenge)
-        if scope not in caller.scopes:
-            raise Refusal(403, "forbidden", f"this token does not have the scope {scope}")
-        return caller
 
-    def _is_current(self, token: bytes) -> bool:
-        current = self._tokens.current()
-        if not current:  # an empty one counts as none: it would be everybody's
-            return False
-        return hmac.compare_digest(token, current.reveal().encode())
+def _bearer(request: AgentRequest) -> Secret | None:
+    """@raise Refusal: 401, there is something else in the place of a token."""
+    shown = request.requestHeaders.getRawHeaders(b"authorization", [])
+    if not shown:
+        return None
+    scheme, _, token = shown[0].strip().partition(b" ")
+    found = _secret(token.strip().decode("latin-1"))
+    if len(shown) != 1 or scheme.lower() != b"bearer" or found is None:
+        raise refusal(Denied("unauthorized", "expected one header Authorization: Bearer, with a token"))
+    return found
+
+
+def _secret(text: str | None) -> Secret | None:
+    return Secret(text) if text and len(text) <= MAX_SHOWN else None
+
+
+def refusal(error: Denied) -> Refusal:
+    """What C{error} is answered with."""
+    code = _CODES[error.reason]
+    headers = []
+    if code == 401:
+        # RFC 6750, 3.1: without a credential the challenge says nothing of an error.
+        invalid = ', error="invalid_token"' if error.shown else ""
+        headers.append(("WWW-Authenticate", f"{_CHALLENGE}{invalid}"))
+    if error.reason == "forbidden":
+        headers.append(("WWW-Authenticate", f'{_CHALLENGE}, error="insufficient_scope"'))
+    if error.retry_after is not None:
+        headers.append(_retry_after(error.retry_after))
+    return Refusal(code, error.reason, error.sentence, *headers)
+
+
+def too_many(error: TooMany) -> Refusal:
+    """429, or 503 where it is not this client alone."""
+    code, name = (503, "busy") if isinstance(error, Busy) else (429, "too_many")
+    return Refusal(code, name, error.sentence, _retry_after(error.retry_after))
+
+
+def _retry_after(seconds: float) -> tuple[str, str]:
+    return "Retry-After", str(max(1, math.ceil(seconds)))

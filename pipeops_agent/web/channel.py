@@ -18,6 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 
+from pipeops_agent.access.limits import RETRY, Place, TooMany
+from pipeops_agent.access.origins import Origin
 from pipeops_agent.web import replies
 from pipeops_agent.web.replies import Reply
 from pipeops_agent.web.streaming import Stream, Upgrade, Upgraded
@@ -51,6 +53,7 @@ class AgentChannel(HTTPChannel):
     A connection of a client.
 
     @ivar busy: a request has arrived whole and is being answered.
+    @ivar origin: where it comes from; there from the first byte on.
     """
 
     MAX_LENGTH = MAX_LINE
@@ -58,6 +61,7 @@ class AgentChannel(HTTPChannel):
     totalHeadersSize = MAX_HEADER_BYTES
 
     site: AgentSite
+    origin: Origin
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +73,7 @@ class AgentChannel(HTTPChannel):
         self._turn: IDelayedCall | None = None
         self._choked = False
         self._upgraded: Upgraded | None = None
+        self._place: Place | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -80,6 +85,8 @@ class AgentChannel(HTTPChannel):
         for call in (self._closing, self._turn):
             if call is not None and call.active():
                 call.cancel()
+        if self._place is not None:
+            self._place.release()
         self.site.closed(self)
         super().connectionLost(reason)
         if self._upgraded is not None:
@@ -91,8 +98,24 @@ class AgentChannel(HTTPChannel):
             return
         if self._refused:
             return  # read, so that the client gets to read our answer, and dropped
+        if self._place is None and not self._take_place():
+            return
         super().dataReceived(data)
         self._watch()
+
+    def _take_place(self) -> bool:
+        """
+        Find out where this comes from, and whether there is a place for it; not before it says something, as
+        the tunnel may not have heard yet that its own socket is connected.
+        """
+        assert self.transport is not None
+        self.origin = self.site.access.origin_of(self.transport.getPeer())
+        try:
+            self._place = self.site.access.limits.hold("connections", self.origin)
+        except TooMany as error:
+            self.refuse(429, "too_many", error.sentence, ("Retry-After", f"{RETRY:.0f}"))
+            return False
+        return True
 
     def lineReceived(self, line: bytes) -> None:
         if self._refused:
@@ -199,7 +222,7 @@ class AgentChannel(HTTPChannel):
         """The body turned out to be longer than may be."""
         self._refuse_body()
 
-    def refuse(self, code: int, name: str, message: str) -> None:
+    def refuse(self, code: int, name: str, message: str, *headers: tuple[str, str]) -> None:
         """
         Answer a request that is not received to its end, and close.
 
@@ -212,7 +235,7 @@ class AgentChannel(HTTPChannel):
         self._stop_deadline()
         self.setTimeout(None)
         self.site.refused(code, self.peer, message)
-        reply = replies.error(code, name, message)
+        reply = replies.error(code, name, message, *headers)
         assert self.transport is not None
         self.transport.writeSequence(
             [

@@ -8,9 +8,11 @@ from typing import Any, Protocol, cast
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 
+from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.web.site import AgentSite
 
 
@@ -30,7 +32,7 @@ class Listener(Service):
     """
     Listens for C{site}, from start to stop.
 
-    A port that is taken makes starting raise C{CannotListenError}, at once: nobody would look for a server
+    What makes that impossible makes starting raise C{FatalError}, at once: nobody would look for a server
     that only logged it.
     """
 
@@ -49,9 +51,16 @@ class Listener(Service):
         return f"{host}:{cast(IPv4Address, self._port.getHost()).port}"
 
     def startService(self) -> None:
-        self._port = self._reactor.listenTCP(
-            self._place.port, cast(ServerFactory[Any], self._site), interface=self._place.bind
-        )
+        try:
+            self._port = self._reactor.listenTCP(
+                self._place.port, cast(ServerFactory[Any], self._site), interface=self._place.bind
+            )
+        except CannotListenError as error:
+            reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
+            raise FatalError(
+                f"can't serve HTTP on {error.interface}:{error.port}: {reason} (server.bind, server.port)",
+                ExitStatus.FAILURE,
+            ) from error
         super().startService()
 
     def stopService(self) -> Deferred[None]:

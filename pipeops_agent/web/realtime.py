@@ -16,7 +16,6 @@ from pipeops_agent.metrics import Metrics
 from pipeops_agent.realtime import EventFeed, LogFeed, present_state
 from pipeops_agent.settings import Settings
 from pipeops_agent.status import StatusBoard
-from pipeops_agent.tokens import TokenSource
 from pipeops_agent.web.access import Access
 from pipeops_agent.web.routes import Route
 from pipeops_agent.web.sse import EventStreams
@@ -36,8 +35,6 @@ class Surroundings(Protocol):
     @property
     def metrics(self) -> Metrics: ...
     @property
-    def tokens(self) -> TokenSource: ...
-    @property
     def settings(self) -> Callable[[], Settings]: ...
 
 
@@ -49,10 +46,14 @@ class Realtime:
     """
 
     def __init__(
-        self, common: Surroundings, hub: EventHub, log: AgentLog, features: Registry[Feature]
+        self,
+        common: Surroundings,
+        hub: EventHub,
+        log: AgentLog,
+        features: Registry[Feature],
+        access: Access,
     ) -> None:
         self._board = board = common.board
-        access = Access(common.tokens)
         settings = common.settings
         self._events = EventFeed(common.reactor, hub)
         self._logs = LogFeed(common.reactor, hub.start, log)

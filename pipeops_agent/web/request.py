@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 UNMATCHED: Final = "unmatched"
 """The name, in metrics and logs, of every path that has no route."""
 
+UNCOUNTED: Final = frozenset({"/health", "/ready"})
+"""What has no limit to its requests: a probe must hear how the agent is, whoever else asks how much."""
+
 _log = Logger(namespace="web")
 
 _SCHEMES: Final = (b"http://", b"https://")
@@ -91,9 +94,12 @@ class AgentRequest(Request):
         if self.path == b"*" and method == "OPTIONS":
             return Reply(code=204, headers=(("Allow", "GET, HEAD, OPTIONS"),))
         match = site.router.match(_without_origin(self.path))
+        if match is not None:
+            self.endpoint = match.template
+        if self.endpoint not in UNCOUNTED:
+            site.access.admit(self)
         if match is None:
             raise Refusal(404, "not_found", "there is nothing at this path")
-        self.endpoint = match.template
         if method == "OPTIONS":
             return Reply(code=204, headers=(("Allow", match.allow),))
         handler = match.handler(method)

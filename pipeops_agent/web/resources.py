@@ -79,7 +79,7 @@ class BasicPages:
             {"status": "healthy", "timestamp": rfc3339(self._wall()), "version": self._build.version}
         )
 
-    def ready(self, request: AgentRequest, parameters: Parameters) -> Reply:
+    async def ready(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """
         The agent does its work, or stands by to do it.
 
@@ -87,8 +87,8 @@ class BasicPages:
 
         @raise Refusal: 401, a token was shown that is not known.
         """
-        caller = self._access.caller(request)
-        messages = caller is not None and READ in caller.scopes
+        caller = await self._access.caller(request)
+        messages = caller is not None and caller.allows(READ)
         status = self._board.now
         if status.phase == "standby":
             return replies.json({"status": "standby"})
@@ -105,8 +105,14 @@ class BasicPages:
         """What this agent was made from."""
         return replies.json(msgspec.structs.asdict(self._build))
 
-    def metrics(self, request: AgentRequest, parameters: Parameters) -> Reply:
-        """Prometheus text or OpenMetrics, as C{Accept} says."""
+    async def metrics(self, request: AgentRequest, parameters: Parameters) -> Reply:
+        """
+        Prometheus text or OpenMetrics, as C{Accept} says.
+
+        @raise Refusal: a token is asked for.
+        """
+        if self._access.protects_metrics():
+            await self._access.require(request, READ)
         body, content_type = self._metrics.expose(request.getHeader("accept") or "")
         return Reply(body=body, content_type=content_type)
 

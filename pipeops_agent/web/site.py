@@ -17,12 +17,12 @@ from pipeops_agent.clock import WallClock
 from pipeops_agent.health import HealthCheck, Registry
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.status import StatusBoard
-from pipeops_agent.tokens import TokenSource
 from pipeops_agent.web.access import Access
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.resources import BasicPages
 from pipeops_agent.web.routes import Route, Router
+from pipeops_agent.web.session import SessionPages
 
 _log = Logger(namespace="web")
 
@@ -53,6 +53,7 @@ class AgentSite(Site):
     Makes a channel for each connection, and knows them all.
 
     @ivar router: the table of routes.
+    @ivar access: who is who, and how much each may ask for.
     @ivar request_timeout: seconds within which a request must have arrived whole.
     """
 
@@ -62,13 +63,19 @@ class AgentSite(Site):
     noisy = False
 
     def __init__(
-        self, reactor: IReactorTime, routes: Iterable[Route], metrics: Metrics, limits: Limits
+        self,
+        reactor: IReactorTime,
+        routes: Iterable[Route],
+        metrics: Metrics,
+        limits: Limits,
+        access: Access,
     ) -> None:
         # Requests find their way by the table, not by a tree of resources.
         super().__init__(
             Resource(), reactor=reactor, timeout=limits.idle_timeout, parsePOSTFormSubmission=False
         )
         self.router = Router(routes)
+        self.access = access
         self.request_timeout = limits.request_timeout
         self._limits = limits
         self._metrics = metrics
@@ -141,7 +148,7 @@ class AgentSite(Site):
             path=request.path.decode("latin-1"),
             code=int(request.code),
             endpoint=request.endpoint,
-            client=getattr(request.getClientAddress(), "host", None),
+            client=request.channel.origin.name,
             seconds=round(self.reactor.seconds() - request.began, 6),
         )
 
@@ -167,7 +174,7 @@ def build_site(
     limits: Limits,
     wall: WallClock,
     *,
-    tokens: TokenSource,
+    access: Access,
     build: BuildInfo,
     more: Iterable[Route] = (),
 ) -> AgentSite:
@@ -178,5 +185,6 @@ def build_site(
     @param more: routes beyond the basic ones.
     @raise ValueError: two routes have the same method and template.
     """
-    pages = BasicPages(board, checks, metrics, wall, build, Access(tokens))
-    return AgentSite(reactor, [*pages.routes(), *more], metrics, limits)
+    pages = BasicPages(board, checks, metrics, wall, build, access)
+    table = [*pages.routes(), *SessionPages(access, wall).routes(), *more]
+    return AgentSite(reactor, table, metrics, limits, access)

@@ -209,7 +209,7 @@ class EventStreams:
         @raise Refusal: 400, a channel that does not exist; 401; 403; 503, too many clients, or a stop.
         """
         caller = await self._access.require(request, READ)
-        channels = _channels(request, operate=OPERATE in caller.scopes)
+        channels = _channels(request, operate=caller.allows(OPERATE))
         self._check_room()
         last = request.getHeader("last-event-id") or ""
 

@@ -29,8 +29,9 @@ from pipeops_agent.sandbox.service import SandboxService, SandboxSettings
 from pipeops_agent.scheduling import DeadlineExceeded, bounded, sleep
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import DIRECT, Forward, Loaded, Proxies, Settings
-from pipeops_agent.settings.model import AgentSettings, ServerSettings
+from pipeops_agent.settings.model import AgentSettings
 from pipeops_agent.settings.model_pipeops import PipeopsSettings, ReconnectSettings
+from pipeops_agent.settings.model_server import ServerSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from pipeops_agent.sources import Host
 from pipeops_agent.state import MemoryStateStore, StateStore

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.log_items import Item, LogLine, LogMarker, LogOptions
 from pipeops_agent.cluster.logs import LogRequest, Logs, LogStream
 from pipeops_agent.cluster.scope import Scope
@@ -15,7 +15,7 @@ from tests.cluster.fakeapi.logs import FakeLogs
 
 WEB = ("web", "main")
 NOON = 1_772_625_600.0
-CALLER = Caller(subject="someone", scopes=frozenset({"read"}), origin="a test")
+CALLER = Caller(subject="someone", scopes=frozenset({Grant("read")}), origin="a test")
 RUNNING: dict[str, Any] = {"running": {"startedAt": "2026-03-04T12:00:00Z"}}
 FAILED: dict[str, Any] = {"terminated": {"exitCode": 3, "reason": "Error"}}
 

@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.config import ClusterConfig, Credential
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.sessions import (
@@ -24,7 +24,7 @@ from tests.tunnel.rig import Link
 
 T = TypeVar("T")
 
-CALLER = Caller(subject="someone", scopes=frozenset({"operate"}), origin="a test")
+CALLER = Caller(subject="someone", scopes=frozenset({Grant("operate")}), origin="a test")
 TERMINAL = Terminal(namespace="shop", pod="web", container="main", stdin=True)
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.clock import utc_now
 from pipeops_agent.cluster.discovery import Discovery
 from pipeops_agent.cluster.operations import Command, Kit, Operations, Progress, Target
@@ -43,7 +43,7 @@ class OperationsCase(KubernetesCase):
         await super().setUp()
         self.discovery = Discovery(self.reactor, self.api)
         self.progress: list[Progress] = []
-        self.admin = Caller(subject="a test", scopes=frozenset({"operate"}), origin="test")
+        self.admin = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="test")
 
     async def run_command(
         self,
@@ -89,7 +89,7 @@ class OperationsCase(KubernetesCase):
         """One with such a token."""
         return Caller(
             subject=account,
-            scopes=frozenset({"operate"}),
+            scopes=frozenset({Grant("operate")}),
             origin="test",
             kubernetes_token=self.token(account, *rules),
         )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.errors import StatusError, Unreachable
 from pipeops_agent.cluster.kubeconfig import load_kubeconfig
 from pipeops_agent.cluster.log_items import LogLine, LogMarker, LogOptions
@@ -25,7 +25,7 @@ from tests.peers.kubernetes.client import no_plugin
 
 S = TypeVar("S", ExecSession, PortForward)
 
-CALLER = Caller(subject="a test", scopes=frozenset({"operate"}), origin="a test")
+CALLER = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="a test")
 
 
 class PodsCase(KubernetesCase):

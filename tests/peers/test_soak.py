@@ -24,8 +24,9 @@ from benchmarks.control_plane import serve_control_plane
 from pipeops_agent.log.repeats import _Window
 from pipeops_agent.scheduling import Tasks, sleep
 from pipeops_agent.settings import Forward, Settings
-from pipeops_agent.settings.model import AgentSettings, ServerSettings
+from pipeops_agent.settings.model import AgentSettings
 from pipeops_agent.settings.model_pipeops import PipeopsSettings, ReconnectSettings
+from pipeops_agent.settings.model_server import ServerSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from tests.agent.house import REACTOR, TOKEN, House, descriptors, free_port
 from tests.agent.test_endurance import Counted, counted

@@ -204,7 +204,7 @@ class CautionTests(SettingsCase):
         text = "logging: {levels: {tunel: debug, tunnel.session: debug, twisted: warn, everything: error}}"
         typing, inventing = self.load(text).cautions
         self.assertEqual(typing, "logging.levels.tunel: no component has this name; did you mean tunnel?")
-        self.assertRegex(inventing, r"^logging\.levels\.everything: .*; there are agent, .*, web$")
+        self.assertRegex(inventing, r"^logging\.levels\.everything: .*; there are access, agent, .*, web$")
 
     def test_unread_variables(self) -> None:
         """A mistyped variable is named with the one that was meant; what Kubernetes sets is not."""

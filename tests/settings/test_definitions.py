@@ -41,7 +41,18 @@ _LIVE = {
     "pipeops.proxy",
     "pipeops.token",
     "pipeops.token_file",
+    "server.allow_plaintext_tokens",
+    "server.protect_metrics",
+    "server.session_idle_timeout",
+    "server.session_lifetime",
+    "server.tokens",
     "tunnel.forwards",
+    *(
+        f"server.limits.{whose}.{what}"
+        for whose in ("client", "tunnel", "total")
+        for what in ("requests", "connections", "subscriptions", "commands", "log_streams")
+        if (whose, what) != ("total", "connections")
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from typing import Any
@@ -11,18 +12,23 @@ from typing import Any
 import msgspec
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.build import describe
+from pipeops_agent.caller import Grant
+from pipeops_agent.entrance import Entrance
 from pipeops_agent.events import EventHub
 from pipeops_agent.health import HealthCheck, Registry, standard_checks
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.secrets import Secret
+from pipeops_agent.settings.model_server import ServerSettings, ServerToken
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import SettingsToken
+from pipeops_agent.web.access import Access
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.routes import Route
 from pipeops_agent.web.site import AgentSite, build_site
@@ -39,11 +45,17 @@ class Limits(msgspec.Struct):
     idle_timeout: float = 60.0
 
 
+def one_token(clock: IReactorTime, board: StatusBoard) -> Access:
+    """Knows L{TOKEN}, as the control plane's."""
+    tokens = SettingsToken(Secret(TOKEN))
+    return Entrance(clock, ServerSettings, board, control_plane=tokens, learn=lambda _: None).access
+
+
 class Transport(StringTransport):
     """A connection in memory, which loses itself when all was read, or when it is aborted."""
 
-    def __init__(self, port: int, *, reads: bool = True) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "10.0.0.7", port))
+    def __init__(self, peer: IPv4Address, *, reads: bool = True) -> None:
+        super().__init__(peerAddress=peer)
         self.reads = reads
         self.lost = False
         self.half_closed = False
@@ -145,14 +157,29 @@ class SiteCase(SynchronousTestCase):
     limits = Limits()
 
     def setUp(self) -> None:
-        self.clock = Clock()
-        self.board = StatusBoard(EventHub(self.wall), self.wall)
+        self.clock = self.make_clock()
+        self.events_hub = EventHub(self.wall)
+        self.board = StatusBoard(self.events_hub, self.wall)
         self.checks: Registry[HealthCheck] = standard_checks()
         self.tokens = SettingsToken(Secret(TOKEN))
+        self.server = ServerSettings(allow_plaintext_tokens=True)
+        self.entrance = Entrance(
+            self.clock, lambda: self.server, self.board, control_plane=self.tokens, learn=lambda _: None
+        )
         self.metrics = Metrics(self.board, self.wall, describe("1.2.3", None))
         self.clients: list[Client] = []
         self.site = self.build()
         self.addCleanup(self.leaves_nothing)
+
+    def make_clock(self) -> Clock:
+        return Clock()
+
+    def grant(self, *scopes: str) -> None:
+        """Let L{TOKEN} have these scopes from now on."""
+        grants = tuple(map(Grant.parse, scopes))
+        token = ServerToken(name="tester", token=Secret(TOKEN), scopes=grants)
+        self.server = msgspec.structs.replace(self.server, tokens=(token,))
+        self.entrance.reconfigure()
 
     def wall(self) -> datetime:
         return START + timedelta(seconds=self.clock.seconds())
@@ -165,7 +192,7 @@ class SiteCase(SynchronousTestCase):
             self.metrics,
             self.limits,
             self.wall,
-            tokens=self.tokens,
+            access=self.entrance.access,
             build=describe("1.2.3", None),
             more=more,
         )
@@ -180,8 +207,9 @@ class SiteCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(len(self.site._channels), 0)
 
-    def try_connect(self, *, reads: bool = True) -> Client | None:
-        transport = Transport(40000 + len(self.clients), reads=reads)
+    def try_connect(self, *, reads: bool = True, peer: IPv4Address | None = None) -> Client | None:
+        peer = peer or IPv4Address("TCP", "10.0.0.7", 40000 + len(self.clients))
+        transport = Transport(peer, reads=reads)
         channel = self.site.buildProtocol(transport.getPeer())
         if channel is None:
             return None
@@ -191,19 +219,36 @@ class SiteCase(SynchronousTestCase):
         self.clients.append(client)
         return client
 
-    def connect(self, *, reads: bool = True) -> Client:
-        client = self.try_connect(reads=reads)
+    def connect(self, *, reads: bool = True, peer: IPv4Address | None = None) -> Client:
+        client = self.try_connect(reads=reads, peer=peer)
         assert client is not None
         return client
 
-    def ask(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
-        """One request on a connection of its own."""
-        client = self.connect()
+    def ask(
+        self, path: str, method: str = "GET", body: bytes = b"", *, patience: float = 0.0, **headers: str
+    ) -> Answer:
+        """One request on a connection of its own; its answer may take C{patience} seconds."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request(path, named, method=method, body=body, patience=patience)
+
+    def request(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        method: str = "GET",
+        body: bytes = b"",
+        patience: float = 0.0,
+        peer: IPv4Address | None = None,
+    ) -> Answer:
+        """The same, with headers as they are named."""
+        client = self.connect(peer=peer)
         lines = [f"{method} {path} HTTP/1.1", "Host: agent"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         if body:
             lines.append(f"Content-Length: {len(body)}")
         client.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        self.clock.advance(patience)
         (answer,) = client.answers(method)
         client.transport.end()
         return answer

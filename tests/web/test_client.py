@@ -19,12 +19,10 @@ from pipeops_agent.events import EventHub
 from pipeops_agent.figures import CanaryResult, ForwardTraffic, TunnelTraffic
 from pipeops_agent.health import standard_checks
 from pipeops_agent.metrics import Metrics
-from pipeops_agent.secrets import Secret
 from pipeops_agent.status import Attempt, ForwardStatus, StatusBoard, Step
-from pipeops_agent.tokens import SettingsToken
 from pipeops_agent.web.client import MAX_ANSWER, fetch_status
 from pipeops_agent.web.site import build_site
-from tests.web.harness import TOKEN, Limits
+from tests.web.harness import Limits, one_token
 
 
 class Says(Protocol):
@@ -59,7 +57,7 @@ class StatusCase(SynchronousTestCase):
             Metrics(self.board, wall, build),
             Limits(),
             wall,
-            tokens=SettingsToken(Secret(TOKEN)),
+            access=one_token(self.reactor, self.board),
             build=build,
         )
         self.reactor.listenTCP(8080, site)

@@ -6,6 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from pipeops_agent.access.guesses import MOST
 from pipeops_agent.health import CheckResult, HealthCheck
 from pipeops_agent.secrets import Secret
 from pipeops_agent.status import AgentStatus
@@ -209,7 +210,7 @@ class MessageTests(PageCase):
             "",
             "Bearer \xff\xfe",
         ):
-            answer = self.ask("/ready", Authorization=wrong)
+            answer = self.ask("/ready", patience=MOST, Authorization=wrong)
             self.assertEqual((answer.code, answer.json["error"]["code"]), (401, "unauthorized"), wrong)
             self.assertEqual(
                 answer.headers["WWW-Authenticate"], 'Bearer realm="pipeops-agent", error="invalid_token"'
@@ -226,7 +227,7 @@ class MessageTests(PageCase):
     def test_rotated(self) -> None:
         """The token is asked for at each request: the old one stops working at once."""
         self.tokens.replace(Secret("another-token"))
-        self.assertEqual(self.ask("/ready", Authorization=f"Bearer {TOKEN}").code, 401)
+        self.assertEqual(self.ask("/ready", patience=MOST, Authorization=f"Bearer {TOKEN}").code, 401)
         self.assertEqual(self.messages("Bearer another-token"), {True})
 
     def test_no_token_known(self) -> None:
@@ -234,7 +235,7 @@ class MessageTests(PageCase):
         for nothing in (None, Secret("")):
             self.tokens.replace(nothing)
             self.assertEqual(self.ask("/ready", Authorization="Bearer ").code, 401)
-            self.assertEqual(self.ask("/ready", Authorization="Bearer None").code, 401)
+            self.assertEqual(self.ask("/ready", patience=MOST, Authorization="Bearer None").code, 401)
         self.assertEqual(self.ask("/ready").code, 503)
 
     def test_never_in_the_url(self) -> None:

@@ -20,13 +20,11 @@ from pipeops_agent.events import EventHub
 from pipeops_agent.health import standard_checks
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.scheduling import sleep
-from pipeops_agent.secrets import Secret
 from pipeops_agent.status import StatusBoard
-from pipeops_agent.tokens import SettingsToken
 from pipeops_agent.web import fetch_status
 from pipeops_agent.web.channel import CLOSE_GRACE, MAX_BODY
 from pipeops_agent.web.site import build_site
-from tests.web.harness import TOKEN, Limits
+from tests.web.harness import Limits, one_token
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -63,7 +61,7 @@ class SocketTests(TestCase):
             Metrics(board, utc_now, build),
             Limits(request_timeout=0.4, idle_timeout=0.6),
             utc_now,
-            tokens=SettingsToken(Secret(TOKEN)),
+            access=one_token(self.reactor, board),
             build=build,
         )
         self.listening = self.reactor.listenTCP(0, self.site, interface="127.0.0.1")

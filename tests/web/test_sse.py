@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from twisted.internet.task import Clock
 from twisted.logger import Logger, LogPublisher
 
-from pipeops_agent.events import EventHub
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
-from pipeops_agent.status import StatusBoard
-from pipeops_agent.web.access import Access
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.sse import KEEP_ALIVE, STUCK, EventStreams
 from tests.realtime.test_agent_logs import ThreadedClock
@@ -70,22 +68,22 @@ class StreamCase(SiteCase):
 
     most = 3
 
+    def make_clock(self) -> Clock:
+        return self.reactor
+
     def setUp(self) -> None:
-        super().setUp()
         self.reactor = ThreadedClock()
-        self.clock = self.reactor
-        self.hub = EventHub(self.wall)
-        self.board = StatusBoard(self.hub, self.wall)
+        super().setUp()
         publisher = LogPublisher()
         self.log = AgentLog(LogConfig(output=self.mktemp()), self.clock, Redactor())
         self.addCleanup(self.log.close)
         publisher.addObserver(self.log.observer)
         self.logger = Logger(namespace="web", observer=publisher)
-        self.events = EventFeed(self.reactor, self.hub)
-        self.logs = LogFeed(self.reactor, self.hub.start, self.log)
+        self.events = EventFeed(self.reactor, self.events_hub)
+        self.logs = LogFeed(self.reactor, self.events_hub.start, self.log)
         self.logs.begin()
         self.streams = EventStreams(
-            self.reactor, self.events, self.logs, Access(self.tokens), self.state, most=lambda: self.most
+            self.reactor, self.events, self.logs, self.entrance.access, self.state, most=lambda: self.most
         )
         self.build(*self.streams.routes())
         self.streams.start()
@@ -100,7 +98,7 @@ class StreamCase(SiteCase):
         super().leaves_nothing()
 
     def state(self) -> Mapping[str, Any]:
-        return {"status": self.board.now.phase, "seq": self.hub.seq}
+        return {"status": self.board.now.phase, "seq": self.events_hub.seq}
 
     def follow(self, path: str = "/api/realtime/events", *more: str, last: str = "") -> Stream:
         lines = [*more, f"Last-Event-ID: {last}"] if last else more
@@ -110,7 +108,7 @@ class StreamCase(SiteCase):
 
     def tell(self, channel: str = "health", count: int = 1, **data: Any) -> None:
         for _ in range(count):
-            self.hub.publish(channel, "told", data)
+            self.events_hub.publish(channel, "told", data)
         self.clock.advance(0)
 
 
@@ -123,14 +121,14 @@ class EventTests(StreamCase):
         stream = self.follow()
         (state,) = stream.read()
         self.assertEqual((state.event, state.data["status"]), ("status", "starting"))
-        self.assertEqual(state.id, f"{self.hub.start}-1")
+        self.assertEqual(state.id, f"{self.events_hub.start}-1")
         self.tell("tunnel", port=8000)
         (event,) = stream.read()
-        self.assertEqual((event.event, event.id), ("tunnel", f"{self.hub.start}-2"))
+        self.assertEqual((event.event, event.id), ("tunnel", f"{self.events_hub.start}-2"))
         self.assertEqual(
             event.data,
             {
-                "start": self.hub.start,
+                "start": self.events_hub.start,
                 "seq": 2,
                 "time": "2024-01-15T10:30:00Z",
                 "channel": "tunnel",
@@ -210,7 +208,7 @@ class EventTests(StreamCase):
         """Without a token, or with a wrong one, 401."""
         for path in ("/api/realtime/events", "/api/realtime/logs"):
             self.assertEqual(self.ask(path).code, 401)
-            self.assertEqual(self.ask(path, Authorization="Bearer wrong").code, 401)
+            self.assertEqual(self.ask(path, patience=1, Authorization="Bearer wrong").code, 401)
 
     def test_keep_alive(self) -> None:
         """A comment every 15 s."""
@@ -276,7 +274,7 @@ class ResumeTests(StreamCase):
         self.tell(count=2)
         stream = self.follow(last=last or "")
         self.tell()
-        start = self.hub.start
+        start = self.events_hub.start
         self.assertEqual([each.id for each in stream.read()], [f"{start}-{seq}" for seq in (2, 3, 4, 5, 6)])
 
     def test_after_the_state(self) -> None:
@@ -292,9 +290,9 @@ class ResumeTests(StreamCase):
         """What is no longer there is said, then the state without an id, then the rest."""
         self.follow()
         self.tell(count=2100)
-        gap, state, *rest = self.follow(last=f"{self.hub.start}-2").read()
+        gap, state, *rest = self.follow(last=f"{self.events_hub.start}-2").read()
         self.assertEqual((gap.event, gap.id), ("gap", None))
-        self.assertEqual(gap.data, {"start": self.hub.start, "count": 50, "from": 3, "to": 52})
+        self.assertEqual(gap.data, {"start": self.events_hub.start, "count": 50, "from": 3, "to": 52})
         self.assertEqual((state.event, state.id), ("status", None))
         self.assertEqual([each.data["seq"] for each in rest], list(range(53, 2101)))
 
@@ -304,7 +302,7 @@ class ResumeTests(StreamCase):
         self.tell(count=2)
         for last in ("beef-17", "nonsense", "x" * 500):
             gap, state, *rest = self.follow(last=last).read()
-            self.assertEqual(gap.data, {"start": self.hub.start, "after": last[:64], "count": 0})
+            self.assertEqual(gap.data, {"start": self.events_hub.start, "after": last[:64], "count": 0})
             self.assertEqual((state.event, state.id), ("status", None))
             self.assertEqual([each.data["seq"] for each in rest], [1, 2])
             self.clients[-1].transport.end()
@@ -313,7 +311,7 @@ class ResumeTests(StreamCase):
         """And what of this run is gone already."""
         self.tell(count=5)
         gap, _ = self.follow(last="beef-17").read()
-        expected = {"start": self.hub.start, "after": "beef-17", "count": 5, "from": 1, "to": 5}
+        expected = {"start": self.events_hub.start, "after": "beef-17", "count": 5, "from": 1, "to": 5}
         self.assertEqual(gap.data, expected)
 
 
@@ -335,7 +333,7 @@ class SlowTests(StreamCase):
         self.assertEqual(stream.client.transport.value(), b"")
         stream.client.channel.resumeProducing()
         gap, state, *rest = stream.read()
-        self.assertEqual(gap.data, {"start": self.hub.start, "count": 952, "from": 1, "to": 952})
+        self.assertEqual(gap.data, {"start": self.events_hub.start, "count": 952, "from": 1, "to": 952})
         self.assertEqual((state.event, len(rest)), ("status", 2048))
 
     def test_cut(self) -> None:
@@ -385,7 +383,7 @@ class LogTests(StreamCase):
         stream = self.follow("/api/realtime/logs")
         self.say("after")
         (record,) = stream.read()
-        self.assertEqual((record.event, record.id), ("log", f"{self.hub.start}-2"))
+        self.assertEqual((record.event, record.id), ("log", f"{self.events_hub.start}-2"))
         self.assertEqual(record.data["msg"], "after")
 
     def test_tail(self) -> None:
@@ -406,7 +404,7 @@ class LogTests(StreamCase):
     def test_resume(self) -> None:
         """The id counts more than C{tail}."""
         self.say("a", "b", "c")
-        stream = self.follow("/api/realtime/logs?tail=1", last=f"{self.hub.start}-1")
+        stream = self.follow("/api/realtime/logs?tail=1", last=f"{self.events_hub.start}-1")
         self.assertEqual(self.words(stream), ["b", "c"])
 
     def test_bad_numbers(self) -> None:

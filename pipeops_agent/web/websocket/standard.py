@@ -65,7 +65,7 @@ def _ping(call: Call, data: Nothing) -> None:
 
 def _subscribe(call: Call, data: Channels) -> None:
     wanted = _known(data)
-    if "audit" in wanted and OPERATE not in call.caller.scopes:
+    if "audit" in wanted and not call.caller.allows(OPERATE):
         raise MessageError("forbidden", "the channel audit needs the scope operate")
     _choose(call, call.session.channels | wanted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.discovery import Discovery
 from pipeops_agent.cluster.operations import Command, Kit, Operations, Progress, Result, Target
 from pipeops_agent.cluster.reach import Reach
@@ -34,10 +34,10 @@ class OperationCase(FakeApiCase):
         operating.serve_scale(self.server)
         self.discovery = Discovery(self.clock, self.api)
         self.progress: list[Progress] = []
-        self.caller = Caller(subject="a test", scopes=frozenset({"operate"}), origin="test")
+        self.caller = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="test")
         self.own = Caller(
             subject="somebody",
-            scopes=frozenset({"operate"}),
+            scopes=frozenset({Grant("operate")}),
             origin="test",
             kubernetes_token=Secret("theirs"),
         )

@@ -6,20 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.logger import Logger, LogPublisher
-from twisted.web.iweb import IRequest
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Close, Frame, Opcode
 from websockets.uri import parse_uri
 
-from pipeops_agent.caller import Caller
-from pipeops_agent.events import EventHub
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
-from pipeops_agent.status import StatusBoard
-from pipeops_agent.web.access import READ, Access
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.websocket import Registry, WebSocketHub, standard_messages
 from tests.realtime.test_agent_logs import ThreadedClock
@@ -132,28 +128,18 @@ class Peer:
         return channel._upgraded
 
 
-class ScopedAccess(Access):
-    """Lets in who shows the token, with the scopes that the test wants."""
-
-    scopes = frozenset({READ})
-
-    def caller(self, request: IRequest) -> Caller | None:
-        caller = super().caller(request)
-        return None if caller is None else Caller(subject="tester", scopes=self.scopes, origin="10.0.0.7")
-
-
 class HubCase(SiteCase):
     """A hub, with the standard messages, and what a test registers besides."""
 
     most = 3
     origins: tuple[str, ...] = ()
 
+    def make_clock(self) -> Clock:
+        return self.reactor
+
     def setUp(self) -> None:
-        super().setUp()
         self.reactor = ThreadedClock()
-        self.clock = self.reactor
-        self.events_hub = EventHub(self.wall)
-        self.board = StatusBoard(self.events_hub, self.wall)
+        super().setUp()
         publisher = LogPublisher()
         self.log = AgentLog(LogConfig(output=self.mktemp()), self.clock, Redactor())
         self.addCleanup(self.log.close)
@@ -168,13 +154,12 @@ class HubCase(SiteCase):
                 status=lambda: {"detailed": True}, metrics=lambda: {"cpu": 0.5}, logs=self.logs
             )
         )
-        self.access = ScopedAccess(self.tokens)
         self.hub = WebSocketHub(
             self.reactor,
             self.wall,
             self.events,
             self.registry,
-            self.access,
+            self.entrance.access,
             state=self.state,
             most=lambda: self.most,
             origins=lambda: self.origins,

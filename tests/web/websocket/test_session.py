@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from pipeops_agent.web.access import OPERATE, READ
 from pipeops_agent.web.websocket.hub import PING_INTERVAL, STOP_GRACE
 from pipeops_agent.web.websocket.messages import MAX_ID, MAX_NAME
 from pipeops_agent.web.websocket.session import BURST, MAX_HOLD, RATE
@@ -210,7 +209,7 @@ class SubscriptionTests(HubCase):
         peer = self.peer()
         peer.send("subscribe", {"channels": ["audit"]})
         self.assertEqual(peer.one()["data"]["code"], "forbidden")
-        self.access.scopes = frozenset({READ, OPERATE})
+        self.grant("read", "operate")
         peer = self.peer()
         peer.send("subscribe", {"channels": ["audit"]})
         self.tell("audit")
