@@ -147,6 +147,7 @@ class Agent(MultiService):
             checks=standard_checks(),
             metrics=self.metrics,
             tokens=self._tokens,
+            sockets=self.entrance.sockets,
             canaries=Canaries(),
             settings=lambda: self._settings,
             proxies=lambda: self._loaded.proxies,

@@ -46,6 +46,7 @@ from pipeops_agent.health import HealthCheck, Registry
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.net import Connector, ThreadedResolver
 from pipeops_agent.orders import TunnelOrder
+from pipeops_agent.own_sockets import OwnSockets
 from pipeops_agent.scheduling import PeriodicService
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Changes, Proxies, Settings
@@ -85,6 +86,7 @@ class Common:
 
     @ivar reactor: everything that a reactor can do; each room takes what it needs of it.
     @ivar settings: those that hold now; asked each time.
+    @ivar sockets: those of the tunnel, of which the agent's own site knows.
     @ivar canaries: the canaries that are out, of which the agent's own site knows.
     @ivar proxies: which proxy leads to which target, now; asked for each connection.
     @ivar keep: lets the log mask a secret until another has its name.
@@ -98,6 +100,7 @@ class Common:
     checks: Registry[HealthCheck]
     metrics: Metrics
     tokens: TokenSource
+    sockets: OwnSockets
     canaries: Canaries
     settings: Callable[[], Settings]
     proxies: Callable[[], Proxies]
@@ -241,7 +244,7 @@ class Parts:
         return SessionOpener(
             reactor,
             self._tunnel_connector(timeout, resolver),
-            Dialer(reactor, resolver, partial(connect_tcp, reactor)),
+            Dialer(reactor, resolver, partial(connect_tcp, reactor), self._common.sockets),
             counters,
             hasty=self._tunnel_connector(min(timeout, HASTY_CONNECT), resolver),
             settings=lambda: self._common.settings().tunnel,

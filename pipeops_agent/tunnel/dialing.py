@@ -14,6 +14,7 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
 from pipeops_agent.net.resolver import Address, Resolver
+from pipeops_agent.own_sockets import OwnSockets
 from pipeops_agent.scheduling import DeadlineExceeded
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
@@ -34,12 +35,19 @@ class DialOwner(Interface):
 
 
 class Dialer:
-    """Makes connections to local targets; never through a proxy."""
+    """
+    Makes connections to local targets; never through a proxy.
 
-    def __init__(self, clock: IReactorTime, resolver: Resolver, connect: Connect) -> None:
+    @ivar sockets: what is known of them, for the agent's own interface; by default nobody else asks.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, resolver: Resolver, connect: Connect, sockets: OwnSockets | None = None
+    ) -> None:
         self._clock = clock
         self._resolver = resolver
         self._connect = connect
+        self.sockets = OwnSockets(clock) if sockets is None else sockets
 
     def dial(self, host: str, port: int, owner: DialOwner, timeout: float) -> Dial:
         """Connect to the first address of C{host} that answers, within C{timeout} seconds."""

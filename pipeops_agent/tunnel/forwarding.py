@@ -9,11 +9,12 @@ its target was reached, so that the far side learns of a dead target at once, an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pipeops_agent.own_sockets import OwnSockets, Place
 from pipeops_agent.tunnel.denials import Source
 from pipeops_agent.tunnel.dialing import Dialer
 from pipeops_agent.tunnel.dialproblem import DialProblem, dial_problem
@@ -49,6 +50,7 @@ class Forward:
         counters: ForwardCounters,
         reading: Reading,
         report: Report,
+        sockets: OwnSockets,
     ) -> None:
         self.clock = clock
         self.reading = reading
@@ -56,7 +58,8 @@ class Forward:
         self.counters = counters
         self._report = report
         self._openings: dict[Opening, None] = {}
-        self._relays: set[Relay] = set()
+        self._sockets = sockets
+        self._relays: dict[Relay, Place] = {}
 
     def __len__(self) -> int:
         """Its connections: those there are, and those that may come about."""
@@ -81,12 +84,14 @@ class Forward:
     def relay_joined(self, relay: Relay, began: float) -> None:
         """The two sides of C{relay} are joined; its dial began then."""
         now = self.clock.seconds()
-        self._relays.add(relay)
+        host: Any = relay.transport.getHost()
+        self._relays[relay] = place = (host.host, host.port)
+        self._sockets.opened(place, self.remote.forward)
         self.counters.enter(relay, now, max(0.0, now - began))
         self._report(self.remote.forward, None)
 
     def relay_ended(self, relay: Relay) -> None:
-        self._relays.remove(relay)
+        self._sockets.closed(self._relays.pop(relay))
         self.counters.leave(relay)
 
     def stop(self) -> None:
@@ -179,7 +184,8 @@ class Forwarder:
         reading = Reading()
         for remote in remotes:
             # The server names only the target: of two forwards to one target the first counts.
-            forward = Forward(clock, remote, traffic.forward(remote.forward), reading, report)
+            counters = traffic.forward(remote.forward)
+            forward = Forward(clock, remote, counters, reading, report, dialer.sockets)
             self._forwards.setdefault((remote.host, remote.port), forward)
 
     @property

@@ -89,9 +89,10 @@ class Forwarding(SynchronousTestCase):
         self.traffic = TrafficCounters()
         self.names = Names()
         self.reports: list[tuple[str, str | None]] = []
+        self.dialer = Dialer(self.reactor, self.names, self.begin)
         self.forwarder = Forwarder(
             self.reactor,
-            Dialer(self.reactor, self.names, self.begin),
+            self.dialer,
             REMOTES,
             self.traffic,
             dial_timeout=10,

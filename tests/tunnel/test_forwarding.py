@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from pipeops_agent.net.problems import LookupProblem
+from pipeops_agent.own_sockets import GRACE
 from pipeops_agent.tunnel.reading import LARGE
 from pipeops_agent.tunnel.relay import LINGER
 from pipeops_agent.tunnel.ssh.channel import Channel
@@ -259,6 +260,18 @@ class Relaying(Forwarding):
         counters = self.traffic.forward("kubelet")
         self.assertEqual((counters.bytes_in, counters.bytes_out), (8, 7))
         self.assertIn("nodelay", socket.calls)
+
+    def test_socket_is_known(self) -> None:
+        """As long as the relay lasts, the agent's own interface can know whose its socket is."""
+        channel, _, socket = self.joined()
+        place = (socket.getHost().host, socket.getHost().port)
+        sockets = self.dialer.sockets
+        self.assertEqual(sockets.forward_of(place), "kubelet")
+        socket.gone(ConnectionDone())
+        channel.close()
+        self.pair.pump()
+        self.reactor.advance(GRACE)
+        self.assertIsNone(sockets.forward_of(place))
 
     def test_slow_socket_shuts_the_window(self) -> None:
         """A socket that takes no more holds the far side at the window, without loss."""

@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 from twisted.conch.ssh.common import NS
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
@@ -572,6 +573,10 @@ class _Socket:
     def __init__(self) -> None:
         self.aborted = False
         self.written = b""
+
+    def getHost(self) -> IPv4Address:  # noqa: N802  # ITransport's
+        """This end of it."""
+        return IPv4Address("TCP", "127.0.0.1", 40_000)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """There is no delay."""
