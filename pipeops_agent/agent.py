@@ -56,6 +56,7 @@ from pipeops_agent.web.canary import canary_route
 from pipeops_agent.web.listener import Listener
 from pipeops_agent.web.realtime import Realtime
 from pipeops_agent.web.site import build_site
+from pipeops_agent.web.tls import server_tls
 
 _log = Logger(namespace="agent")
 
@@ -137,7 +138,8 @@ class Agent(MultiService):
             build=build_info(),
             more=[canary_route(common.canaries.answer), *self.realtime.routes()],
         )
-        self.http = Listener(reactor, site, settings.server)
+        tls = server_tls(settings.server, host.wall, host.hostname)
+        self.http = Listener(reactor, site, settings.server, tls)
 
     def _make_common(self) -> Common:
         return Common(
@@ -179,7 +181,7 @@ class Agent(MultiService):
         except FatalError as error:
             self._fail(error)
             return
-        _log.info("serving HTTP on {address}", address=self.http.address)
+        _log.info("serving {scheme} on {address}", scheme=self.http.scheme, address=self.http.address)
         self.realtime.start()
         self.cluster.setServiceParent(self)
         self._tasks.spawn(self._or_fail(self._take_turns()), "starting the agent")

@@ -39,7 +39,7 @@ async def show_status(
     @raise SettingsError: where it listens can't be found out.
     """
     server = around.load(options, token_required=False).settings.server
-    text, well = await fetch_status(reactor, server.bind, server.port)
+    text, well = await fetch_status(reactor, server.bind, server.port, tls=server.tls.mode != "off")
     return text, ExitStatus.OK if well else ExitStatus.FAILURE
 
 

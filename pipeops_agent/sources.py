@@ -167,7 +167,12 @@ def unusable_files(loaded: Loaded) -> list[Problem]:
         problem = FileToken(Path(pipeops.token_file)).problem
         if problem is not None:
             found.append(("pipeops.token_file", f"{pipeops.token_file}: {problem}"))
+    serving = loaded.settings.server.tls
     named = (
+        (
+            "server.tls.cert_file",
+            ClientTLS(cert_file=serving.cert_file, key_file=serving.key_file, verify=False),
+        ),
         ("pipeops.tls.ca_file", ClientTLS(ca_file=tls.ca_file)),
         ("pipeops.tls.cert_file", ClientTLS(cert_file=tls.cert_file, key_file=tls.key_file, verify=False)),
     )
@@ -176,7 +181,7 @@ def unusable_files(loaded: Loaded) -> list[Problem]:
             files.for_host("localhost")
         except TLSFileProblem as error:
             key = str(error).startswith("key file")
-            found.append(("pipeops.tls.key_file" if key else path, str(error)))
+            found.append((path.replace("cert_file", "key_file") if key else path, str(error)))
     return [
         Problem(path, f"{reason}; mend that, or name another file", loaded.origins.get(path))
         for path, reason in found

@@ -96,7 +96,7 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
         @raise TLSFileProblem: a file can't be used.
         @raise UnicodeError: C{host} is no host name.
         """
-        key, chain = self._client_certificate()
+        key, chain = self.own_certificate()
         options = CertificateOptions(
             privateKey=key,
             certificate=chain[0] if chain else None,
@@ -122,7 +122,12 @@ class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
             return platformTrust()
         return trustRootFromCertificates([Certificate(certificate) for certificate in found])
 
-    def _client_certificate(self) -> tuple[crypto.PKey | None, list[crypto.X509]]:
+    def own_certificate(self) -> tuple[crypto.PKey | None, list[crypto.X509]]:
+        """
+        The key and the certificate with its chain; None and none: there are none.
+
+        @raise TLSFileProblem: they can't be used.
+        """
         if self.cert_file:
             pem, where = _read(self.cert_file, "certificate file"), f"certificate file {self.cert_file}"
         elif self.cert_data:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport, ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
@@ -249,7 +249,8 @@ class AgentChannel(HTTPChannel):
             ]
         )
         half_close = getattr(self.transport, "loseWriteConnection", None)
-        if half_close is None:
+        # TLS has no half of a connection: its own end is told, and the peer's waited for.
+        if half_close is None or ISSLTransport.providedBy(self.transport):
             self.loseConnection()
         else:
             self._close_within_grace()

@@ -13,9 +13,11 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import IPolicyForHTTPS, IResponse
+from zope.interface import implementer
 
 from pipeops_agent.log.render import printable
+from pipeops_agent.net.tls import ClientTLS, HostTLS
 from pipeops_agent.scheduling import DeadlineExceeded, bounded
 from pipeops_agent.web.tunnel_summary import tunnel_summary
 
@@ -54,7 +56,26 @@ class _NotAnAgent(Exception):
     """What answered is something else; the message says how one can tell."""
 
 
-async def fetch_status(reactor: Any, host: str, port: int) -> tuple[str, bool]:
+class _Asking:
+    """Asks by one scheme."""
+
+    def __init__(self, agent: Agent, scheme: str) -> None:
+        self._agent = agent
+        self._scheme = scheme
+
+    def get(self, where: str) -> Deferred[IResponse]:
+        return self._agent.request(b"GET", f"{self._scheme}://{where}".encode())
+
+
+@implementer(IPolicyForHTTPS)
+class _AnyCertificate:
+    """Speaks TLS with whoever listens: nothing is sent that is anybody's secret."""
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> HostTLS:  # noqa: N802  # Twisted's
+        return ClientTLS(verify=False).for_host(hostname.decode("ascii"))
+
+
+async def fetch_status(reactor: Any, host: str, port: int, *, tls: bool = False) -> tuple[str, bool]:
     """
     Ask the agent that listens on C{host} and C{port}.
 
@@ -63,12 +84,13 @@ async def fetch_status(reactor: Any, host: str, port: int) -> tuple[str, bool]:
 
     @param reactor: time and connections.
     @param host: C{server.bind}; the wildcard addresses are asked on loopback.
+    @param tls: ask over TLS; whose certificate it is does not matter, as nothing is given away.
     @return: what to print, without a newline at its end, and whether the agent is ready or stands by.
     """
     host = _WILDCARDS.get(host, host)
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return await bounded(reactor, TIMEOUT, _ask(reactor, place), "the answer")
+        return await bounded(reactor, TIMEOUT, _ask(reactor, place, "https" if tls else "http"), "the answer")
     except DeadlineExceeded:
         return (
             f"{place} does not answer within {TIMEOUT:g} s: the agent hangs, or something else listens there",
@@ -86,8 +108,9 @@ async def fetch_status(reactor: Any, host: str, port: int) -> tuple[str, bool]:
         return f"what listens on {place} is no pipeops-agent: {problem}", False
 
 
-async def _ask(reactor: Any, place: str) -> tuple[str, bool]:
-    agent = Agent(reactor, connectTimeout=TIMEOUT, pool=HTTPConnectionPool(reactor, persistent=False))
+async def _ask(reactor: Any, place: str, scheme: str) -> tuple[str, bool]:
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    agent = _Asking(Agent(reactor, _AnyCertificate(), connectTimeout=TIMEOUT, pool=pool), scheme)
     health_code, health = await _get(agent, place, "/health", _Health)
     _, version = await _get(agent, place, "/version", _Version)
     ready_code, ready = await _get(agent, place, "/ready", _Ready)
@@ -108,7 +131,7 @@ async def _ask(reactor: Any, place: str) -> tuple[str, bool]:
     return "\n".join(lines), well
 
 
-async def _tunnel(agent: Agent, place: str, now: float) -> list[str]:
+async def _tunnel(agent: _Asking, place: str, now: float) -> list[str]:
     """
     The tunnel, in lines; empty where the metrics are not for everybody.
 
@@ -123,7 +146,7 @@ async def _tunnel(agent: Agent, place: str, now: float) -> list[str]:
         return ["tunnel: /metrics answers with something else than metrics"]
 
 
-async def _get(agent: Agent, place: str, path: str, kind: type[T]) -> tuple[int, T]:
+async def _get(agent: _Asking, place: str, path: str, kind: type[T]) -> tuple[int, T]:
     """@raise _NotAnAgent: the answer is not what an agent answers."""
     code, body = await _ask_for(agent, place, path, MAX_ANSWER)
     try:
@@ -132,10 +155,10 @@ async def _get(agent: Agent, place: str, path: str, kind: type[T]) -> tuple[int,
         raise _NotAnAgent(f"{path} answers {code} with something else") from problem
 
 
-async def _ask_for(agent: Agent, place: str, path: str, most: int) -> tuple[int, bytes]:
+async def _ask_for(agent: _Asking, place: str, path: str, most: int) -> tuple[int, bytes]:
     """Status and body, of at most so many bytes; @raise _NotAnAgent: that is no HTTP."""
     try:
-        response: IResponse = await agent.request(b"GET", f"http://{place}{path}".encode())
+        response: IResponse = await agent.get(f"{place}{path}")
         return int(response.code), await _read(response, most)
     except (CancelledError, error.ConnectError, _NotAnAgent):
         raise

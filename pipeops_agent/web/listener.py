@@ -9,11 +9,13 @@ from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTCP
+from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
 from twisted.internet.protocol import ServerFactory
 
 from pipeops_agent.errors import ExitStatus, FatalError
+from pipeops_agent.net.problems import TLSFileProblem
 from pipeops_agent.web.site import AgentSite
+from pipeops_agent.web.tls import ServerTLS, TLSSite
 
 
 class Place(Protocol):
@@ -28,19 +30,33 @@ class Place(Protocol):
         """0: any free one."""
 
 
+class IServerReactor(IReactorTCP, IReactorTime):
+    """What listening needs of the reactor."""
+
+
 class Listener(Service):
     """
     Listens for C{site}, from start to stop.
+
+    @param tls: how TLS is spoken; None: it is not.
 
     What makes that impossible makes starting raise C{FatalError}, at once: nobody would look for a server
     that only logged it.
     """
 
-    def __init__(self, reactor: IReactorTCP, site: AgentSite, place: Place) -> None:
+    def __init__(
+        self, reactor: IServerReactor, site: AgentSite, place: Place, tls: ServerTLS | None = None
+    ) -> None:
         self._reactor = reactor
         self._site = site
+        self._tls = tls
         self._place = place
         self._port: IListeningPort | None = None
+
+    @property
+    def scheme(self) -> str:
+        """C{HTTP} or C{HTTPS}."""
+        return "HTTP" if self._tls is None else "HTTPS"
 
     @property
     def address(self) -> str:
@@ -51,10 +67,14 @@ class Listener(Service):
         return f"{host}:{cast(IPv4Address, self._port.getHost()).port}"
 
     def startService(self) -> None:
+        factory: ServerFactory[Any] = cast(ServerFactory[Any], self._site)
         try:
-            self._port = self._reactor.listenTCP(
-                self._place.port, cast(ServerFactory[Any], self._site), interface=self._place.bind
-            )
+            if self._tls is not None:
+                self._tls.certificate.context()  # now, not at the first handshake
+                factory = cast(ServerFactory[Any], TLSSite(self._reactor, self._site, self._tls))
+            self._port = self._reactor.listenTCP(self._place.port, factory, interface=self._place.bind)
+        except TLSFileProblem as error:
+            raise FatalError(f"can't serve TLS: {error} (server.tls)", ExitStatus.CONFIG) from error
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
             raise FatalError(
