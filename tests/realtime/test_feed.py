@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -249,6 +249,7 @@ class SlowTests(FeedCase):
         stuck.reader.resume()
         self.assertEqual(stuck.said, [Missed(490, 1, 490)])
 
+    @settings(deadline=None)
     @given(
         st.lists(
             st.one_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -68,6 +68,7 @@ class JournalTests(SynchronousTestCase):
         journal.append(entry(10))
         self.assertEqual(self.kept(journal), [10])
 
+    @settings(deadline=None)
     @given(
         st.integers(1, 8),
         st.integers(1, 60),

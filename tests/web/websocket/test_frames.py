@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.extensions.permessage_deflate import PerMessageDeflate
@@ -14,6 +14,9 @@ from pipeops_agent.web.websocket.frames import MIN_DEFLATED, Deflater, text_fram
 MESSAGES = st.text(max_size=2000).map(str.encode) | st.integers(0, 70_000).map(
     lambda size: b"ab" * (size // 2)
 )
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""The first text that is drawn costs a second: the table of characters is made then."""
 
 
 def read(frame: bytes, extension: PerMessageDeflate | None = None) -> bytes:
@@ -34,6 +37,7 @@ def read(frame: bytes, extension: PerMessageDeflate | None = None) -> bytes:
 class FrameTests(SynchronousTestCase):
     """Frames that another implementation reads."""
 
+    @UNHURRIED
     @given(MESSAGES)
     def test_plain(self, message: bytes) -> None:
         """One unmasked frame of any length."""
@@ -44,6 +48,7 @@ class FrameTests(SynchronousTestCase):
         for length in (0, 125, 126, 0xFFFF, 0x10000):
             self.assertEqual(len(read(text_frame(b"x" * length))), length)
 
+    @UNHURRIED
     @given(st.lists(MESSAGES, max_size=5), st.booleans())
     def test_deflated(self, messages: list[bytes], keeps: bool) -> None:
         """In any order, by who keeps a context and by who keeps none, and also when most are not seen."""
