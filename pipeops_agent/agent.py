@@ -56,7 +56,6 @@ from pipeops_agent.web.canary import canary_route
 from pipeops_agent.web.listener import Listener
 from pipeops_agent.web.realtime import Realtime
 from pipeops_agent.web.site import build_site
-from pipeops_agent.web.tls import server_tls
 
 _log = Logger(namespace="agent")
 
@@ -119,9 +118,11 @@ class Agent(MultiService):
         self._gate = gate or start_gate(reactor, settings, host, home, self._waits)
         self.entrance = Entrance(
             reactor,
-            lambda: self._settings.server,
+            lambda: self._settings,
             board,
             control_plane=self._tokens,
+            api=self.cluster.api,
+            home=lambda: self.cluster.home,
             learn=log.redactor.learn,
         )
         self.features = standard_features(settings, has_home=home is not None)
@@ -138,8 +139,7 @@ class Agent(MultiService):
             build=build_info(),
             more=[canary_route(common.canaries.answer), *self.realtime.routes()],
         )
-        tls = server_tls(settings.server, host.wall, host.hostname)
-        self.http = Listener(reactor, site, settings.server, tls)
+        self.http = Listener(reactor, site, settings.server, host.wall, host.hostname)
 
     def _make_common(self) -> Common:
         return Common(

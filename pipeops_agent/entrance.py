@@ -6,14 +6,17 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from pipeops_agent.access.gate import Gate, NoClusterTokens
+from pipeops_agent.access.gate import Gate
 from pipeops_agent.access.guesses import Guesses
+from pipeops_agent.access.kubernetes import KubernetesTokens, Sight
 from pipeops_agent.access.limits import Limits
 from pipeops_agent.access.sessions import Lifetime, Sessions
 from pipeops_agent.access.tokens import StaticTokens
+from pipeops_agent.cluster.api import Api
+from pipeops_agent.cluster.reviews import Reviews
 from pipeops_agent.own_sockets import OwnSockets
 from pipeops_agent.secrets import Secret
-from pipeops_agent.settings.model_server import ServerSettings
+from pipeops_agent.settings import Settings
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
 from pipeops_agent.web.access import Access
@@ -23,35 +26,41 @@ class Entrance:
     """
     Everything that decides about callers.
 
-    @param settings: the section C{server} as it is now; asked each time.
+    @param settings: as they are now; asked each time.
     @param control_plane: the agent's own token, which counts where the settings have none.
+    @param api: the Kubernetes API, which is asked about its own tokens.
+    @param home: the agent's namespace there; asked each time.
     @param learn: lets the log mask a secret.
     @ivar sockets: those of the tunnel, which tells of them.
     @ivar limits: what callers take.
+    @ivar sight: what of the cluster they are shown.
     @ivar access: who sent a request.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        settings: Callable[[], ServerSettings],
+        settings: Callable[[], Settings],
         board: StatusBoard,
         *,
         control_plane: TokenSource,
+        api: Api,
+        home: Callable[[], str],
         learn: Callable[[Secret], object],
     ) -> None:
         self._settings = settings
         self._static = StaticTokens(control_plane, learn)
-        self._static.configure(settings().tokens)
+        self._static.configure(settings().server.tokens)
         self.sockets = OwnSockets(clock)
-        self.limits = Limits(clock, lambda: settings().limits)
-        sessions = Sessions(clock, self._lifetime)
+        self.limits = Limits(clock, lambda: settings().server.limits)
+        reviews = Reviews(clock, api)
+        self.sight = Sight(reviews)
         gate = Gate(
             self._static,
-            NoClusterTokens(),
-            sessions,
+            KubernetesTokens(clock, reviews, home),
+            Sessions(clock, self._lifetime),
             Guesses(clock),
-            plaintext=lambda: settings().allow_plaintext_tokens,
+            plaintext=lambda: settings().server.allow_plaintext_tokens,
             cluster_id=lambda: board.now.registration.cluster_id or "",
         )
         self.access = Access(
@@ -59,17 +68,17 @@ class Entrance:
             self.limits,
             self.sockets,
             lambda: board.now.agent_id,
-            protects_metrics=lambda: settings().protect_metrics,
+            protects_metrics=lambda: settings().server.protect_metrics,
         )
 
     def reconfigure(self) -> None:
         """The settings were read again."""
-        self._static.configure(self._settings().tokens)
+        self._static.configure(self._settings().server.tokens)
 
     def learn(self) -> None:
         """Let the log mask every token once more: it remembers a bounded number of secrets."""
         self._static.learn()
 
     def _lifetime(self) -> Lifetime:
-        settings = self._settings()
-        return Lifetime(settings.session_lifetime, settings.session_idle_timeout)
+        server = self._settings().server
+        return Lifetime(server.session_lifetime, server.session_idle_timeout)

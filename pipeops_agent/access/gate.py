@@ -54,13 +54,6 @@ class ClusterTokens(Protocol):
         """
 
 
-class NoClusterTokens:
-    """Where there is no cluster (L{ClusterTokens})."""
-
-    async def find(self, token: Secret, origin: Origin) -> Known | None:
-        return None
-
-
 class Gate:
     """
     Tells callers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
@@ -12,22 +12,12 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
 from twisted.internet.protocol import ServerFactory
 
+from pipeops_agent.clock import WallClock
 from pipeops_agent.errors import ExitStatus, FatalError
 from pipeops_agent.net.problems import TLSFileProblem
+from pipeops_agent.settings.model_server import ServerSettings
 from pipeops_agent.web.site import AgentSite
-from pipeops_agent.web.tls import ServerTLS, TLSSite
-
-
-class Place(Protocol):
-    """What of the section C{server} of the settings says where to listen."""
-
-    @property
-    def bind(self) -> str:
-        """An address of this machine; C{0.0.0.0} and C{::} are all of them."""
-
-    @property
-    def port(self) -> int:
-        """0: any free one."""
+from pipeops_agent.web.tls import TLSSite, server_tls
 
 
 class IServerReactor(IReactorTCP, IReactorTime):
@@ -38,19 +28,24 @@ class Listener(Service):
     """
     Listens for C{site}, from start to stop.
 
-    @param tls: how TLS is spoken; None: it is not.
+    @param hostname: this machine's, for a certificate of the agent's own making.
 
     What makes that impossible makes starting raise C{FatalError}, at once: nobody would look for a server
     that only logged it.
     """
 
     def __init__(
-        self, reactor: IServerReactor, site: AgentSite, place: Place, tls: ServerTLS | None = None
+        self,
+        reactor: IServerReactor,
+        site: AgentSite,
+        settings: ServerSettings,
+        wall: WallClock,
+        hostname: str,
     ) -> None:
         self._reactor = reactor
         self._site = site
-        self._tls = tls
-        self._place = place
+        self._tls = server_tls(settings, wall, hostname)
+        self._place = settings
         self._port: IListeningPort | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from typing import Any
@@ -20,14 +20,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.build import describe
 from pipeops_agent.caller import Grant
+from pipeops_agent.cluster.api import LiveApi
+from pipeops_agent.cluster.errors import Misconfigured
+from pipeops_agent.cluster.transport import Transport as KubernetesTransport
 from pipeops_agent.entrance import Entrance
 from pipeops_agent.events import EventHub
 from pipeops_agent.health import HealthCheck, Registry, standard_checks
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.secrets import Secret
+from pipeops_agent.settings import Settings
 from pipeops_agent.settings.model_server import ServerSettings, ServerToken
 from pipeops_agent.status import StatusBoard
-from pipeops_agent.tokens import SettingsToken
+from pipeops_agent.tokens import SettingsToken, TokenSource
 from pipeops_agent.web.access import Access
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.routes import Route
@@ -45,10 +49,31 @@ class Limits(msgspec.Struct):
     idle_timeout: float = 60.0
 
 
+def no_cluster() -> KubernetesTransport:
+    raise Misconfigured("no cluster is configured")
+
+
+def entrance(
+    clock: IReactorTime,
+    board: StatusBoard,
+    tokens: TokenSource,
+    server: Callable[[], ServerSettings] = ServerSettings,
+) -> Entrance:
+    """Where there is no cluster."""
+    return Entrance(
+        clock,
+        lambda: Settings(server=server()),
+        board,
+        control_plane=tokens,
+        api=LiveApi(no_cluster),
+        home=lambda: "pipeops-system",
+        learn=lambda _: None,
+    )
+
+
 def one_token(clock: IReactorTime, board: StatusBoard) -> Access:
     """Knows L{TOKEN}, as the control plane's."""
-    tokens = SettingsToken(Secret(TOKEN))
-    return Entrance(clock, ServerSettings, board, control_plane=tokens, learn=lambda _: None).access
+    return entrance(clock, board, SettingsToken(Secret(TOKEN))).access
 
 
 class Transport(StringTransport):
@@ -163,9 +188,7 @@ class SiteCase(SynchronousTestCase):
         self.checks: Registry[HealthCheck] = standard_checks()
         self.tokens = SettingsToken(Secret(TOKEN))
         self.server = ServerSettings(allow_plaintext_tokens=True)
-        self.entrance = Entrance(
-            self.clock, lambda: self.server, self.board, control_plane=self.tokens, learn=lambda _: None
-        )
+        self.entrance = entrance(self.clock, self.board, self.tokens, lambda: self.server)
         self.metrics = Metrics(self.board, self.wall, describe("1.2.3", None))
         self.clients: list[Client] = []
         self.site = self.build()

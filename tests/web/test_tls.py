@@ -231,7 +231,7 @@ class SocketTests(TestCase):
         )
         files: dict[str, Any] = {"mode": "files", "cert_file": str(self.cert), "key_file": str(self.key)}
         settings = ServerSettings(port=0, tls=ServerTLSSettings(**{**files, **tls}))
-        listener = Listener(self.reactor, site, settings, server_tls(settings, utc_now, "host"))
+        listener = Listener(self.reactor, site, settings, utc_now, "host")
         listener.startService()
         self.addCleanup(listener.stopService)
         return listener
