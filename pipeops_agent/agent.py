@@ -123,7 +123,8 @@ class Agent(MultiService):
             control_plane=self._tokens,
             api=self.cluster.api,
             home=lambda: self.cluster.home,
-            learn=log.redactor.learn,
+            hub=self.hub,
+            redactor=log.redactor,
         )
         self.features = standard_features(settings, has_home=home is not None)
         self._common = common = self._make_common()

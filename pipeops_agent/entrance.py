@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
+from pipeops_agent.access.audit import Audit
 from pipeops_agent.access.gate import Gate
 from pipeops_agent.access.guesses import Guesses
 from pipeops_agent.access.kubernetes import KubernetesTokens, Sight
@@ -14,8 +15,9 @@ from pipeops_agent.access.sessions import Lifetime, Sessions
 from pipeops_agent.access.tokens import StaticTokens
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.reviews import Reviews
+from pipeops_agent.events import EventHub
+from pipeops_agent.log import Redactor
 from pipeops_agent.own_sockets import OwnSockets
-from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Settings
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
@@ -30,9 +32,10 @@ class Entrance:
     @param control_plane: the agent's own token, which counts where the settings have none.
     @param api: the Kubernetes API, which is asked about its own tokens.
     @param home: the agent's namespace there; asked each time.
-    @param learn: lets the log mask a secret.
+    @param redactor: the log's: it learns every token.
     @ivar sockets: those of the tunnel, which tells of them.
     @ivar limits: what callers take.
+    @ivar audit: what they have done.
     @ivar sight: what of the cluster they are shown.
     @ivar access: who sent a request.
     """
@@ -46,13 +49,15 @@ class Entrance:
         control_plane: TokenSource,
         api: Api,
         home: Callable[[], str],
-        learn: Callable[[Secret], object],
+        hub: EventHub,
+        redactor: Redactor,
     ) -> None:
         self._settings = settings
-        self._static = StaticTokens(control_plane, learn)
+        self._static = StaticTokens(control_plane, redactor.learn)
         self._static.configure(settings().server.tokens)
         self.sockets = OwnSockets(clock)
         self.limits = Limits(clock, lambda: settings().server.limits)
+        self.audit = Audit(clock, hub, redactor.clean)
         reviews = Reviews(clock, api)
         self.sight = Sight(reviews)
         gate = Gate(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+AUDIT: Final = "audit"
+"""What was done through the agent: shown whatever the level, unless it has one of its own."""
+
 COMPONENTS: Final = (
     "access",
     "agent",
+    AUDIT,
     "cluster",
     "controlplane",
     "events",

@@ -9,6 +9,8 @@ from typing import Final
 
 from twisted.logger import LogEvent, LogLevel
 
+from pipeops_agent.log.components import AUDIT
+
 OWN_PREFIX: Final = "pipeops_agent."
 _LIBRARY: Final = "twisted"
 
@@ -82,11 +84,19 @@ def component_of(event: LogEvent) -> str:
 
 
 class Levels:
-    """The least level shown, per component: the longest dotted prefix that is named decides."""
+    """
+    The least level shown, per component: the longest dotted prefix that is named decides. Audit records are
+    shown whatever the level, unless C{levels} names them.
+
+    @ivar lowest: the least level that any other component shows.
+    """
 
     def __init__(self, level: str, levels: Mapping[str, str]) -> None:
         self._default = parse_severity(level)
         self._named = {component: parse_severity(name) for component, name in levels.items()}
+        self.lowest = min([self._default, *self._named.values()])
+        # Who wants less of the log does not want fewer of the books, unless that is said.
+        self._named.setdefault(AUDIT, min(self._default, Severity.INFO))
         self._cache: dict[str, Severity] = {}
 
     def allows(self, component: str, severity: Severity) -> bool:
@@ -97,11 +107,6 @@ class Levels:
                 self._cache.clear()
             threshold = self._cache[component] = self._find(component)
         return severity >= threshold
-
-    @property
-    def lowest(self) -> Severity:
-        """The least level that any component shows."""
-        return min([self._default, *self._named.values()])
 
     def _find(self, component: str) -> Severity:
         name = component

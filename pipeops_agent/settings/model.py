@@ -181,7 +181,8 @@ class LoggingSettings(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str],
         About(
             f"Levels of single components: {', '.join(COMPONENTS)}; or of a library, such as"
-            " twisted. What stands before a dot holds for all behind it.",
+            " twisted. What stands before a dot holds for all behind it. Audit records are shown whatever"
+            " logging.level is, unless audit is named here.",
             MappingOf(_LEVEL),
             live=True,
         ),

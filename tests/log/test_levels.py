@@ -91,6 +91,13 @@ class LevelsTests(SynchronousTestCase):
         self.assertFalse(levels.allows("tunnel.ssh.kex", Severity.WARN))
         self.assertFalse(levels.allows("tunnels", Severity.INFO))
 
+    def test_audit(self) -> None:
+        """The record of what was done is shown whatever the level, unless it is named itself."""
+        for level in ("debug", "info", "warn", "error"):
+            self.assertTrue(Levels(level, {}).allows("audit", Severity.INFO), level)
+        self.assertFalse(Levels("info", {"audit": "error"}).allows("audit", Severity.INFO))
+        self.assertEqual(Levels("error", {}).lowest, Severity.ERROR)
+
     def test_lowest(self) -> None:
         """The lowest level of any component is what libraries must deliver."""
         self.assertEqual(Levels("warn", {"web": "debug"}).lowest, Severity.DEBUG)

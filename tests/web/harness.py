@@ -26,6 +26,7 @@ from pipeops_agent.cluster.transport import Transport as KubernetesTransport
 from pipeops_agent.entrance import Entrance
 from pipeops_agent.events import EventHub
 from pipeops_agent.health import HealthCheck, Registry, standard_checks
+from pipeops_agent.log import Redactor
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings import Settings
@@ -67,7 +68,8 @@ def entrance(
         control_plane=tokens,
         api=LiveApi(no_cluster),
         home=lambda: "pipeops-system",
-        learn=lambda _: None,
+        hub=EventHub(lambda: START),
+        redactor=Redactor(),
     )
 
 
