@@ -29,6 +29,7 @@ class Listener(Service):
     Listens for C{site}, from start to stop.
 
     @param hostname: this machine's, for a certificate of the agent's own making.
+    @ivar site: what is listened for.
 
     What makes that impossible makes starting raise C{FatalError}, at once: nobody would look for a server
     that only logged it.
@@ -43,7 +44,7 @@ class Listener(Service):
         hostname: str,
     ) -> None:
         self._reactor = reactor
-        self._site = site
+        self.site = site
         self._tls = server_tls(settings, wall, hostname)
         self._place = settings
         self._port: IListeningPort | None = None
@@ -62,11 +63,11 @@ class Listener(Service):
         return f"{host}:{cast(IPv4Address, self._port.getHost()).port}"
 
     def startService(self) -> None:
-        factory: ServerFactory[Any] = cast(ServerFactory[Any], self._site)
+        factory: ServerFactory[Any] = cast(ServerFactory[Any], self.site)
         try:
             if self._tls is not None:
                 self._tls.certificate.context()  # now, not at the first handshake
-                factory = cast(ServerFactory[Any], TLSSite(self._reactor, self._site, self._tls))
+                factory = cast(ServerFactory[Any], TLSSite(self._reactor, self.site, self._tls))
             self._port = self._reactor.listenTCP(self._place.port, factory, interface=self._place.bind)
         except TLSFileProblem as error:
             raise FatalError(f"can't serve TLS: {error} (server.tls)", ExitStatus.CONFIG) from error
@@ -83,11 +84,11 @@ class Listener(Service):
         super().stopService()
         port, self._port = self._port, None
         if port is None:
-            return self._site.close_connections()
+            return self.site.close_connections()
         return Deferred.fromCoroutine(self._close(port))
 
     async def _close(self, port: IListeningPort) -> None:
         # Given up by a stop that can't wait: nobody above takes an error of it.
         with suppress(CancelledError):
             await maybeDeferred(port.stopListening)
-            await self._site.close_connections()
+            await self.site.close_connections()

@@ -71,6 +71,13 @@ class Router:
         # Fixed segments sort before those in braces, position by position.
         self._order = sorted(self._tables, key=lambda segments: [_is_open(name) for name in segments])
 
+    @property
+    def table(self) -> frozenset[tuple[str, str]]:
+        """Method and template of every route."""
+        return frozenset(
+            (method, "/".join(names)) for names, handlers in self._tables.items() for method in handlers
+        )
+
     def match(self, path: bytes) -> Match | None:
         """The route for C{path}, percent-encoded as it came; None: there is none."""
         try:

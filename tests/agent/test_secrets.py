@@ -18,7 +18,7 @@ from pipeops_agent.log.redact import MAX_LEARNED
 from pipeops_agent.sandbox import faults
 from pipeops_agent.secrets import Secret
 from pipeops_agent.state import MemoryStateStore, Stored
-from tests.agent.house import TOKEN, House, get, look_until
+from tests.agent.house import TOKEN, House, dial, get, look_until
 from tests.agent.twistd import FAST, Twistd, TwistdCase
 
 CLUSTER = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
@@ -143,6 +143,49 @@ class ProcessTests(TwistdCase):
         await program.says("has changed")
         await self.pages(program, other)
         await self.end(program)
+
+    async def test_callers(self) -> None:
+        """Tokens of the interface's callers, right or wrong, a session's id and key are shown nowhere."""
+        sandbox = self.start_sandbox()
+        self.canaries.know("token", sandbox.token.reveal())
+        inline, from_file = self.canaries.plant("inline-token"), self.file("caller-token")
+        tokens = (
+            f"  tokens:\n    - {{name: ci, token: '{inline}', scopes: ['operate:scale@shop', read]}}\n"
+            f"    - {{name: grafana, file: {from_file}, scopes: [read]}}\n"
+        )
+        server = f"server:\n  port: 0\n  tls: {{mode: auto}}\n{tokens}"
+        self.configure(FAST.replace("server: {port: 0}\n", server) + "logging: {level: debug}\n")
+        program = self.start_for(sandbox.api_url)
+        await program.says("registered as cluster")
+        port = int(program.saying("serving HTTPS on ")[0]["address"].rpartition(":")[2])
+        for token in (inline, from_file.read_text().strip(), self.canaries.plant("wrong-token")):
+            for path in ("/ready", "/metrics", f"/ready?token={inline}"):
+                self.check((await get(port, path, Secret(token), tls=True))[1], path)
+        cookie, key = await self.sign_in(port, inline)
+        for shown in (key, self.canaries.plant("wrong-key")):
+            user = await dial(port, tls=True)
+            head = (
+                f"DELETE /api/session HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nX-Session-Key: {shown}\r\n"
+            )
+            user.say(f"{head}Connection: close\r\n\r\n".encode())
+            await user.gone
+            self.check(user.received, "signing out")
+        environ = {"PIPEOPS_TOKEN": sandbox.token.reveal()}
+        self.check((await self.run_agent("--check-config", environ=environ)).out, "--check-config")
+        await self.end(program)
+
+    async def sign_in(self, port: int, token: str) -> tuple[str, str]:
+        """The session's cookie and key."""
+        user = await dial(port, tls=True)
+        head = f"POST /api/session HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
+        user.say(f"{head}Connection: close\r\n\r\n".encode())
+        await user.gone
+        headers, _, body = user.received.decode().partition("\r\n\r\n")
+        (line,) = (line for line in headers.split("\r\n") if line.lower().startswith("set-cookie:"))
+        cookie, key = line.partition(":")[2].partition(";")[0].strip(), json.loads(body)["key"]
+        self.canaries.know("session id", cookie.partition("=")[2])
+        self.canaries.know("session key", key)
+        return cookie, key
 
     async def test_cluster_token(self) -> None:
         """The token that comes with the registration is stored, and shown nowhere else."""

@@ -105,7 +105,7 @@ class WebSocketHub:
 
         @raise Refusal: 400, 401, 403, 426; 503, too many sessions, or a stop.
         """
-        caller = await self._access.require(request, READ)
+        caller = await self._access.require(request, READ, partly=True)
         opening = check_upgrade(request, self._origins())
         check_room(len(self), self._most(), stopping=self._stopping)
         session = Session(self, caller)

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from pipeops_agent.events import CHANNELS
 from pipeops_agent.realtime import Encoding, Entry, LogFeed, Missed, Reader
 from pipeops_agent.realtime.agent_logs import LOG, RECORDS
-from pipeops_agent.web.access import OPERATE
+from pipeops_agent.web.access import OPERATE, READ
 from pipeops_agent.web.websocket.messages import (
     Channels,
     Input,
@@ -65,6 +65,8 @@ def _ping(call: Call, data: Nothing) -> None:
 
 def _subscribe(call: Call, data: Channels) -> None:
     wanted = _known(data)
+    if not call.caller.allows(READ):
+        raise MessageError("forbidden", "events need the scope read, and the one shown is narrowed")
     if "audit" in wanted and not call.caller.allows(OPERATE):
         raise MessageError("forbidden", "the channel audit needs the scope operate")
     _choose(call, call.session.channels | wanted)
