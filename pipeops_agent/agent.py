@@ -325,7 +325,6 @@ class Agent(MultiService):
     def _keep_own(self) -> None:
         """Let the log mask what settings and files say of secrets now."""
         keep, settings = self._log_output.redactor.keep, self._settings
-        self.entrance.learn()
         for name, secret in (
             ("the token", self._tokens.current()),
             ("pipeops.token", settings.pipeops.token),

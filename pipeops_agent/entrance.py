@@ -32,7 +32,7 @@ class Entrance:
     @param control_plane: the agent's own token, which counts where the settings have none.
     @param api: the Kubernetes API, which is asked about its own tokens.
     @param home: the agent's namespace there; asked each time.
-    @param redactor: the log's: it learns every token.
+    @param redactor: the log's: it masks every token.
     @ivar sockets: those of the tunnel, which tells of them.
     @ivar limits: what callers take.
     @ivar audit: what they have done.
@@ -53,7 +53,7 @@ class Entrance:
         redactor: Redactor,
     ) -> None:
         self._settings = settings
-        self._static = StaticTokens(control_plane, redactor.learn)
+        self._static = StaticTokens(control_plane, lambda tokens: redactor.keep("server.tokens", *tokens))
         self._static.configure(settings().server.tokens)
         self.sockets = OwnSockets(clock)
         self.limits = Limits(clock, lambda: settings().server.limits)
@@ -79,10 +79,6 @@ class Entrance:
     def reconfigure(self) -> None:
         """The settings were read again."""
         self._static.configure(self._settings().server.tokens)
-
-    def learn(self) -> None:
-        """Let the log mask every token once more: it remembers a bounded number of secrets."""
-        self._static.learn()
 
     def _lifetime(self) -> Lifetime:
         server = self._settings().server

@@ -49,12 +49,12 @@ class StaticTokens:
 
     @param control_plane: the agent's own; it is known, with L{READ} alone, where no others are configured:
         the master credential is not for operating.
-    @param learn: told of each token, so that the log can mask it.
+    @param keep: told of all tokens whenever one has changed, so that the log can mask them.
     """
 
-    def __init__(self, control_plane: TokenSource, learn: Callable[[Secret], object]) -> None:
+    def __init__(self, control_plane: TokenSource, keep: Callable[[Sequence[Secret]], object]) -> None:
         self._control_plane = control_plane
-        self._learn = learn
+        self._keep = keep
         self._entries: tuple[_Entry, ...] = ()
         self._key = secrets.token_bytes(32)
 
@@ -69,12 +69,7 @@ class StaticTokens:
             )
             for token in tokens
         )
-        self.learn()
-
-    def learn(self) -> None:
-        """Tell of every token once more."""
         for entry in self._entries:
-            entry.seen = None
             self._current(entry)
 
     def find(self, shown: Secret) -> Known | None:
@@ -107,7 +102,7 @@ class StaticTokens:
         weak = len(token.reveal()) < LEAST_TOKEN
         if token != entry.seen:
             entry.seen = token
-            self._learn(token)
+            self._keep([each.seen for each in self._entries if each.seen is not None])
             if weak:
                 _log.error(
                     "the token in {path} has less than {least} characters and is not used: it can be guessed",

@@ -37,6 +37,12 @@ class TokenTests(SettingsCase):
         text = "server: {tokens: [{name: ci, token: '${CI_TOKEN}', scopes: [read]}]}"
         self.assertEqual(self.settings(text, environ).server.tokens[0].token, Secret(CI))
 
+    def test_variable(self) -> None:
+        """All of them may be in one variable."""
+        tokens = f"[{{name: ci, token: {CI}, scopes: [read]}}]"
+        environ = {"PIPEOPS_TOKEN": TOKEN, "PIPEOPS_SERVER_TOKENS": tokens}
+        self.assertEqual(self.settings(environ=environ).server.tokens[0].token, Secret(CI))
+
     def test_wrong(self) -> None:
         """What is wrong is named with its place; the token is not repeated."""
         for token, path, words in (
