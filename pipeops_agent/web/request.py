@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, AnyStr, Final, cast
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -64,6 +64,13 @@ class AgentRequest(Request):
             self.channel.over_body_limit()
         else:
             super().handleContentChunk(data)
+
+    def getHeader(self, key: AnyStr) -> AnyStr | None:  # noqa: N802  # Twisted's
+        """As in the class overridden, where text that is not UTF-8 is an exception: any byte may come."""
+        if isinstance(key, bytes):
+            return super().getHeader(key)
+        found = super().getHeader(key.encode("ascii"))
+        return None if found is None else found.decode("latin-1")
 
     def connectionLost(self, reason: Failure) -> None:
         self._gone = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import globalLogPublisher
@@ -56,6 +58,7 @@ class AccessCase(SiteCase):
             Route("GET", "/filtered", self.needs(READ, partly=True)),
             Route("GET", "/operate", self.needs(OPERATE)),
             Route("GET", "/who", self.who),
+            Route("POST", "/with-key", self.with_key),
             *more,
         )
 
@@ -72,7 +75,13 @@ class AccessCase(SiteCase):
             {"origin": self.entrance.access.origin(request).name, "known": caller is not None}
         )
 
-    def settings(self, **values: object) -> None:
+    async def with_key(self, request: AgentRequest, parameters: Parameters) -> Reply:
+        """The session's key is not in a header: as on a WebSocket, where it is in the first message."""
+        key = request.content.read().decode("latin-1")  # type: ignore[union-attr]  # it has arrived
+        caller = await self.entrance.access.caller(request, key=key)
+        return replies.json({"subject": None if caller is None else caller.subject})
+
+    def change(self, **values: object) -> None:
         """Change settings while the site is served."""
         self.server = msgspec.structs.replace(self.server, **values)
         self.entrance.reconfigure()
@@ -114,14 +123,14 @@ class ScopeTests(AccessCase):
         for path in ("/health", "/version", "/metrics"):
             self.assertEqual(self.ask(path).code, 200)
             self.assertEqual(self.request(path, bearer("wrong")).code, 200)
-        self.settings(protect_metrics=True)
+        self.change(protect_metrics=True)
         self.assertEqual(self.codes("/metrics"), [401, 401, 200, 403, 403])
         self.assertEqual(self.codes("/health"), [200] * 5)
 
     def test_control_plane(self) -> None:
         """Without tokens of the settings the control plane's reads; with them it is unknown."""
         self.assertEqual(self.request("/read", bearer(TOKEN), patience=MOST).code, 401)
-        self.settings(tokens=())
+        self.change(tokens=())
         self.assertEqual(self.request("/read", bearer(TOKEN)).code, 200)
         self.assertEqual(self.request("/operate", bearer(TOKEN)).code, 403)
 
@@ -164,7 +173,7 @@ class OriginTests(AccessCase):
 
     def test_plaintext(self) -> None:
         """Off loopback and the tunnel, a token without TLS is refused, right or wrong, at once."""
-        self.settings(allow_plaintext_tokens=False)
+        self.change(allow_plaintext_tokens=False)
         for token in (READER, "wrong"):
             answer = self.request("/read", bearer(token))
             self.assertEqual((answer.code, answer.json["error"]["code"]), (403, "plaintext_token"))
@@ -173,6 +182,24 @@ class OriginTests(AccessCase):
         for port in (50_000, 50_001):
             answer = self.from_port(port, "/read", bearer(READER))
             self.assertEqual(answer.code, 200, port)
+
+
+class AnythingTests(AccessCase):
+    """Whatever is shown."""
+
+    @settings(deadline=None)
+    @given(
+        st.sampled_from(["Authorization", "Cookie", "X-Session-Key"]),
+        st.sampled_from(["", "Bearer ", "pipeops-session-agent-vm-1="]),
+        st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=200),
+    )
+    def test_refused(self, name: str, before: str, value: str) -> None:
+        """Any bytes in any header that is looked at are a refusal, never an error of the agent's."""
+        self.change(limits=LimitsSettings(client=ClientLimits(requests=1_000_000)))
+        self.board.identify("agent-vm-1")
+        answer = self.request("/read", {name: f"{before}{value}"}, patience=MOST)
+        self.assertIn(answer.code, (400, 401))
+        self.assertIn(answer.json["error"]["code"], ("bad_request", "unauthorized", "session_ended"))
 
 
 class GuessTests(AccessCase):
@@ -209,7 +236,7 @@ class LimitTests(AccessCase):
     """More than a client may."""
 
     def limit(self, **client: int) -> None:
-        self.settings(limits=LimitsSettings(client=ClientLimits(**client), tunnel=TunnelLimits()))
+        self.change(limits=LimitsSettings(client=ClientLimits(**client), tunnel=TunnelLimits()))
 
     def test_requests(self) -> None:
         """Too many requests are 429, paths that do not exist counted too; probes are never refused."""
@@ -225,7 +252,7 @@ class LimitTests(AccessCase):
 
     def test_total(self) -> None:
         """Where all together ask too much it is 503."""
-        self.settings(limits=LimitsSettings(total=TotalLimits(requests=1)))
+        self.change(limits=LimitsSettings(total=TotalLimits(requests=1)))
         codes = [self.ask("/version").code for _ in range(3)]
         self.assertEqual(codes, [200, 200, 503])
 

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from pipeops_agent.access.guesses import MOST
 from pipeops_agent.health import CheckResult, HealthCheck
+from pipeops_agent.metrics import TEXT_FORMAT
 from pipeops_agent.secrets import Secret
 from pipeops_agent.status import AgentStatus
 from tests.web.harness import TOKEN, SiteCase
@@ -181,6 +182,15 @@ class ReadyTests(PageCase):
 
         self.checks.add(HealthCheck(name="disk", check=disk))
         self.assertEqual(self.ask("/ready").json["checks"]["disk"], {"ok": False})
+
+
+class AnyAcceptTests(PageCase):
+    """What clients may write."""
+
+    def test_not_utf8(self) -> None:
+        """Bytes that are no text in C{Accept} ask for nothing in particular."""
+        answer = self.ask("/metrics", Accept="\xff\x80 text/\xe9")
+        self.assertEqual((answer.code, answer.headers["Content-Type"]), (200, TEXT_FORMAT))
 
 
 class MessageTests(PageCase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeops_agent.access.guesses import MOST
-from pipeops_agent.web.access import KEY_HEADER
+from pipeops_agent.web.access import KEY_HEADER, MAX_SHOWN
 from tests.web.harness import Answer
 from tests.web.test_access import OPERATOR, READER, TOKENS, AccessCase, bearer
 
@@ -93,6 +93,16 @@ class UseTests(SessionCase):
             answer = self.with_session("/read", {**headers, "Cookie": cookie})
             self.assertEqual((answer.code, answer.json["error"]["code"]), (401, "session_ended"))
 
+    def test_key_elsewhere(self) -> None:
+        """The key may come in another way than the header; one that is too long is none."""
+        headers = self.sign_in()
+        cookie, key = {"Cookie": headers["Cookie"]}, headers[KEY_HEADER].encode()
+        for shown, subject in ((key, "reader"), (b"", None), (b"x" * (MAX_SHOWN + 1), None)):
+            answer = self.request("/with-key", cookie, method="POST", body=shown)
+            self.assertEqual((answer.code, answer.json), (200, {"subject": subject}))
+        answer = self.request("/with-key", cookie, method="POST", body=b"x" + key[1:], patience=MOST)
+        self.assertEqual(answer.code, 401)
+
     def test_wrong_key(self) -> None:
         """Another session's key opens nothing, and takes its time."""
         first, second = self.sign_in(), self.sign_in()
@@ -108,7 +118,7 @@ class UseTests(SessionCase):
 
     def test_expired(self) -> None:
         """A session ends when it is old, or not used, and says so."""
-        self.settings(session_lifetime=100.0, session_idle_timeout=30.0)
+        self.change(session_lifetime=100.0, session_idle_timeout=30.0)
         headers = self.sign_in()
         self.clock.advance(29)
         self.assertEqual(self.request("/read", headers).code, 200)
@@ -119,7 +129,7 @@ class UseTests(SessionCase):
     def test_token_taken_away(self) -> None:
         """With its token the session ends, at once."""
         headers = self.sign_in(OPERATOR)
-        self.settings(tokens=TOKENS[:1])
+        self.change(tokens=TOKENS[:1])
         answer = self.request("/operate", headers)
         self.assertEqual((answer.code, answer.json["error"]["code"]), (401, "session_ended"))
 
