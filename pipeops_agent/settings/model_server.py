@@ -77,13 +77,18 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
             Integer(1, 1_000_000),
             live=True,
         ),
-    ] = 50
+    ] = 100
     connections: Annotated[
-        int, About("Connections at one time; the next is answered with 429.", Integer(1, 100_000), live=True)
-    ] = 64
+        int,
+        About(
+            "Connections at one time; the next is answered with 429 and closed.",
+            Integer(1, 100_000),
+            live=True,
+        ),
+    ] = 128
     subscriptions: Annotated[
         int, About("Event streams and WebSockets at one time.", Integer(1, 100_000), live=True)
-    ] = 32
+    ] = 100
     commands: Annotated[
         int, About("Commands and proxied requests under way at one time.", Integer(1, 10_000), live=True)
     ] = 8
@@ -98,13 +103,18 @@ class TunnelLimits(msgspec.Struct, frozen=True, kw_only=True):
     requests: Annotated[
         int,
         About("Requests a second, for a time; twice as many at once.", Integer(1, 1_000_000), live=True),
-    ] = 200
+    ] = 300
     connections: Annotated[
-        int, About("Connections at one time; the next is answered with 429.", Integer(1, 100_000), live=True)
+        int,
+        About(
+            "Connections at one time; the next is answered with 429 and closed.",
+            Integer(1, 100_000),
+            live=True,
+        ),
     ] = 256
     subscriptions: Annotated[
         int, About("Event streams and WebSockets at one time.", Integer(1, 100_000), live=True)
-    ] = 100
+    ] = 150
     commands: Annotated[
         int, About("Commands and proxied requests under way at one time.", Integer(1, 10_000), live=True)
     ] = 24
@@ -119,7 +129,7 @@ class TotalLimits(msgspec.Struct, frozen=True, kw_only=True):
     requests: Annotated[
         int,
         About("Requests a second, for a time; twice as many at once.", Integer(1, 1_000_000), live=True),
-    ] = 500
+    ] = 1000
     subscriptions: Annotated[
         int, About("Event streams and WebSockets at one time.", Integer(1, 100_000), live=True)
     ] = 200

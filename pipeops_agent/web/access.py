@@ -110,14 +110,14 @@ class Access:
         except Denied as error:
             raise refusal(error) from None
 
-    def hold(self, request: AgentRequest, kind: Kind) -> Place:
+    def hold(self, origin: Origin, kind: Kind) -> Place:
         """
-        A place for what C{request} begins, to be released when that ends.
+        A place for what somebody at C{origin} begins, to be released when that ends.
 
         @raise Refusal: 429 or 503: there is none.
         """
         try:
-            return self.limits.hold(kind, self.origin(request))
+            return self.limits.hold(kind, origin)
         except TooMany as error:
             raise too_many(error) from None
 

@@ -18,10 +18,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 
-from pipeops_agent.access.limits import RETRY, Place, TooMany
+from pipeops_agent.access.limits import Place
 from pipeops_agent.access.origins import Origin
 from pipeops_agent.web import replies
-from pipeops_agent.web.replies import Reply
+from pipeops_agent.web.replies import Refusal, Reply
 from pipeops_agent.web.streaming import Stream, Upgrade, Upgraded
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class AgentChannel(HTTPChannel):
     A connection of a client.
 
     @ivar busy: a request has arrived whole and is being answered.
-    @ivar origin: where it comes from; there from the first byte on.
     """
 
     MAX_LENGTH = MAX_LINE
@@ -61,7 +60,6 @@ class AgentChannel(HTTPChannel):
     totalHeadersSize = MAX_HEADER_BYTES
 
     site: AgentSite
-    origin: Origin
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +71,7 @@ class AgentChannel(HTTPChannel):
         self._turn: IDelayedCall | None = None
         self._choked = False
         self._upgraded: Upgraded | None = None
+        self._origin: Origin | None = None
         self._place: Place | None = None
 
     def connectionMade(self) -> None:
@@ -98,24 +97,31 @@ class AgentChannel(HTTPChannel):
             return
         if self._refused:
             return  # read, so that the client gets to read our answer, and dropped
-        if self._place is None and not self._take_place():
-            return
+        if self._origin is None:
+            # Not before: the tunnel may not have heard yet that its own socket is connected.
+            assert self.transport is not None
+            self._origin = self.site.access.origin_of(self.transport.getPeer())
         super().dataReceived(data)
         self._watch()
 
-    def _take_place(self) -> bool:
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from; there from the first byte on."""
+        assert self._origin is not None
+        return self._origin
+
+    def claim(self) -> None:
         """
-        Find out where this comes from, and whether there is a place for it; not before it says something, as
-        the tunnel may not have heard yet that its own socket is connected.
+        Take one of the client's places for as long as this connection lasts, unless it has one already.
+
+        @raise Refusal: 429, the client has as many as it may have; the connection is closed after that.
         """
-        assert self.transport is not None
-        self.origin = self.site.access.origin_of(self.transport.getPeer())
-        try:
-            self._place = self.site.access.limits.hold("connections", self.origin)
-        except TooMany as error:
-            self.refuse(429, "too_many", error.sentence, ("Retry-After", f"{RETRY:.0f}"))
-            return False
-        return True
+        if self._place is None:
+            try:
+                self._place = self.site.access.hold(self.origin, "connections")
+            except Refusal:
+                self.persistent = 0
+                raise
 
     def lineReceived(self, line: bytes) -> None:
         if self._refused:
@@ -222,7 +228,7 @@ class AgentChannel(HTTPChannel):
         """The body turned out to be longer than may be."""
         self._refuse_body()
 
-    def refuse(self, code: int, name: str, message: str, *headers: tuple[str, str]) -> None:
+    def refuse(self, code: int, name: str, message: str) -> None:
         """
         Answer a request that is not received to its end, and close.
 
@@ -235,7 +241,7 @@ class AgentChannel(HTTPChannel):
         self._stop_deadline()
         self.setTimeout(None)
         self.site.refused(code, self.peer, message)
-        reply = replies.error(code, name, message, *headers)
+        reply = replies.error(code, name, message)
         assert self.transport is not None
         self.transport.writeSequence(
             [

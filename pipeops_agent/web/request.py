@@ -26,7 +26,7 @@ UNMATCHED: Final = "unmatched"
 """The name, in metrics and logs, of every path that has no route."""
 
 UNCOUNTED: Final = frozenset({"/health", "/ready"})
-"""What has no limit to its requests: a probe must hear how the agent is, whoever else asks how much."""
+"""What no client's limit is in the way of: a probe hears how the agent is, whatever else its address asks."""
 
 _log = Logger(namespace="web")
 
@@ -104,6 +104,7 @@ class AgentRequest(Request):
         if match is not None:
             self.endpoint = match.template
         if self.endpoint not in UNCOUNTED:
+            self.channel.claim()
             site.access.admit(self)
         if match is None:
             raise Refusal(404, "not_found", "there is nothing at this path")

@@ -257,27 +257,35 @@ class LimitTests(AccessCase):
         self.assertEqual(codes, [200, 200, 503])
 
     def test_connections(self) -> None:
-        """One connection too many of a client is answered with 429 when it says something, and closed."""
+        """One connection too many of a client is answered with 429 and closed; others' are not."""
         self.limit(connections=2)
         clients = [self.connect() for _ in range(3)]
         for client in clients:
-            client.send(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertEqual([client.answers()[0].code for client in clients], [200, 200, 429])
-        other = self.connect(peer=IPv4Address("TCP", "10.0.0.8", 1))
-        other.send(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertEqual(other.answers()[0].code, 200)
+            client.send(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        answers = [client.answers()[0] for client in clients]
+        self.assertEqual([answer.code for answer in answers], [200, 200, 429])
+        self.assertEqual(answers[2].headers["Retry-After"], "1")
+        self.assertEqual([client.lost for client in clients], [False, False, True])
+        other = IPv4Address("TCP", "10.0.0.8", 1)
+        self.assertEqual(self.request("/version", {}, peer=other).code, 200)
         clients[0].transport.end()
-        self.assertEqual(self.ask("/health").code, 200)
-        self.clock.advance(1)
-        self.assertTrue(clients[2].lost)
+        self.assertEqual(self.ask("/version").code, 200)
+
+    def test_probes_on_one_connection_too_many(self) -> None:
+        """A probe is answered however many connections its address has: else opening them ends the agent."""
+        self.limit(connections=1, requests=1)
+        self.connect().send(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        for path, code in (("/version", 429), ("/health", 200), ("/ready", 503)):
+            self.assertEqual(self.ask(path).code, code)
 
     def test_given_back(self) -> None:
         """What is closed, refused or cut is counted no more."""
-        self.limit(connections=2)
+        self.limit(connections=2, requests=1000)
         for _ in range(20):
             clients = [self.connect() for _ in range(3)]
             for client in clients:
-                client.send(b"GET /health HTTP/1.1\r\n")
+                client.send(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\nGET /version")
+            self.assertEqual(self.entrance.limits.held("connections"), 2)
             for client in clients:
                 client.transport.end()
         self.assertEqual(self.entrance.limits.held("connections"), 0)
