@@ -34,8 +34,9 @@ from pipeops_agent.features import standard_features
 from pipeops_agent.gate import StartGate
 from pipeops_agent.health import standard_checks
 from pipeops_agent.identity import establish
+from pipeops_agent.interface import Interface
 from pipeops_agent.log import AgentLog
-from pipeops_agent.metrics import Metrics, ReactorLag
+from pipeops_agent.metrics import Metrics
 from pipeops_agent.parts import Common, Parts
 from pipeops_agent.scheduling import Tasks, sleep
 from pipeops_agent.settings import (
@@ -52,10 +53,7 @@ from pipeops_agent.sources import Host, home_of, make_agent_id, start_gate, stat
 from pipeops_agent.state import Conflict, FileStateStore, StateStore, Stored, Unavailable
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import LiveToken
-from pipeops_agent.web.canary import canary_route
-from pipeops_agent.web.listener import Listener
 from pipeops_agent.web.realtime import Realtime
-from pipeops_agent.web.site import build_site
 
 _log = Logger(namespace="agent")
 
@@ -128,19 +126,8 @@ class Agent(MultiService):
         )
         self.features = standard_features(settings, has_home=home is not None)
         self._common = common = self._make_common()
-        self.realtime = Realtime(common, self.hub, log, self.features, self.entrance.access)
-        site = build_site(
-            reactor,
-            board,
-            common.checks,
-            self.metrics,
-            settings.server,
-            host.wall,
-            access=self.entrance.access,
-            build=build_info(),
-            more=[canary_route(common.canaries.answer), *self.realtime.routes()],
-        )
-        self.http = Listener(reactor, site, settings.server, host.wall, host.hostname)
+        self.realtime = Realtime(common, self.entrance.access, self.hub, log, self.features)
+        self.http = Interface(common, self.features, self.realtime, self.entrance, hostname=host.hostname)
 
     def _make_common(self) -> Common:
         return Common(
@@ -174,9 +161,6 @@ class Agent(MultiService):
         self._say_ways_out()
         for caution in self._loaded.cautions:
             _log.warn("{caution}", caution=caution)
-        lag = ReactorLag(self._reactor)
-        self.metrics.read_lag_from(lambda: lag.worst)
-        lag.setServiceParent(self)
         try:
             self.http.setServiceParent(self)
         except FatalError as error:

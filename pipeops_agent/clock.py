@@ -5,7 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A point in time, timezone-aware: in JSON text of the form that RFC 3339 names C{date-time}."""
 
 WallClock = Callable[[], datetime]
 """Returns the present time of day, timezone-aware, in UTC."""

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import msgspec
+from twisted.logger import Logger
 
 from pipeops_agent.status import AgentStatus
+
+_log = Logger(namespace="web")
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -27,6 +30,14 @@ class HealthCheck(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     check: Callable[[AgentStatus], CheckResult]
     readiness: bool = True
+
+    def run(self, status: AgentStatus) -> CheckResult:
+        """What it finds; a check that fails itself has found something that is not well."""
+        try:
+            return self.check(status)
+        except Exception:
+            _log.failure("the health check {check} failed itself", check=self.name)
+            return CheckResult(False, "the check itself failed")
 
 
 class FeatureState(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,12 +9,11 @@ not pushed: the tunnel hands in a function that reads its counters, and L{Status
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
-from pipeops_agent.clock import WallClock
+from pipeops_agent.clock import Moment, WallClock
 from pipeops_agent.events import EventHub
 from pipeops_agent.figures import DeniedDials, FlowStatus, ForwardTraffic, TunnelTraffic
 
@@ -38,7 +37,7 @@ class RegistrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the control plane knows this agent, and as which cluster."""
 
     registered: bool = False
-    since: datetime | None = None
+    since: Moment | None = None
     message: str = "not yet asked"
     cluster_id: str | None = None
     attempts: int = 0
@@ -52,8 +51,8 @@ class HeartbeatStatus(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     state: Literal["pending", "ok", "failing", "disconnected"] = "pending"
-    since: datetime | None = None
-    last_success: datetime | None = None
+    since: Moment | None = None
+    last_success: Moment | None = None
     failures: int = 0
     message: str = "none sent yet"
 
@@ -64,7 +63,7 @@ class ForwardStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     local_addr: str
     state: ForwardState = "configured"
-    since: datetime | None = None
+    since: Moment | None = None
     remote_port: int | None = None
     message: str = ""
 
@@ -88,7 +87,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         else was wanted meanwhile.
     """
 
-    began: datetime
+    began: Moment
     steps: tuple[Step, ...]
     error: str | None = None
     server: str = ""
@@ -106,14 +105,14 @@ class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the tunnel *is*: the machine's own state name, and the reason for it."""
 
     state: str = "disabled"
-    since: datetime | None = None
+    since: Moment | None = None
     message: str = "not asked for yet"
     server: str | None = None
     rtt: float | None = None
     forwards: tuple[ForwardStatus, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     """The last 20, oldest first."""
-    contact: datetime | None = None
+    contact: Moment | None = None
     """The last proof that the server is there: an answer to a ping, to a configuration."""
     flapping: str | None = None
     """What goes on where sessions end again and again soon after they came up."""
@@ -133,8 +132,8 @@ class KindStatus(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     state: str
     namespace: str | None = None
-    since: datetime
-    synced: datetime | None = None
+    since: Moment
+    synced: Moment | None = None
     message: str = ""
 
 
@@ -169,7 +168,7 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     configured: bool = False
     reachable: bool = False
-    since: datetime | None = None
+    since: Moment | None = None
     message: str = "no cluster is configured"
     version: str | None = None
     lists: tuple[KindStatus, ...] = ()
@@ -185,8 +184,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
     phase: Phase = "starting"
-    since: datetime
-    started: datetime
+    since: Moment
+    started: Moment
     agent_id: str | None = None
     clock_skew: float | None = None
     """Seconds by which the control plane's clock is ahead of ours; None before its first answer."""

@@ -48,10 +48,10 @@ class Realtime:
     def __init__(
         self,
         common: Surroundings,
+        access: Access,
         hub: EventHub,
         log: AgentLog,
         features: Registry[Feature],
-        access: Access,
     ) -> None:
         self._board = board = common.board
         settings = common.settings

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeops_agent.web.answers import Error, Problem
+
 JSON: Final = "application/json"
 
 
@@ -42,5 +44,5 @@ def error(code: int, name: str, message: str, *headers: tuple[str, str]) -> Repl
     @param name: for programs: C{not_found}.
     @param message: for people.
     """
-    body = msgspec.json.encode({"error": {"code": name, "message": message}})
+    body = msgspec.json.encode(Error(Problem(name, message)))
     return Reply(code=code, body=body, content_type=JSON, headers=headers)

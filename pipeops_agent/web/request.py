@@ -15,6 +15,7 @@ from twisted.web.server import Request
 from pipeops_agent.scheduling import as_deferred
 from pipeops_agent.web import replies
 from pipeops_agent.web.channel import MAX_BODY, AgentChannel, headers_of
+from pipeops_agent.web.compression import compressed
 from pipeops_agent.web.replies import Refusal, Reply
 from pipeops_agent.web.routes import Answer
 from pipeops_agent.web.streaming import Body, Stream, Upgrade
@@ -129,6 +130,8 @@ class AgentRequest(Request):
         if isinstance(answer, Upgrade):
             self._upgrade(answer)
             return
+        if isinstance(answer, Reply):
+            answer = compressed(answer, self.requestHeaders.getRawHeaders("accept-encoding", []))
         self.setResponseCode(answer.code if isinstance(answer, Reply) else 200)
         self.setHeader("Date", datetimeToString())
         for name, value in headers_of(answer):

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import html
-from typing import Any, Final
-
-import msgspec
-from twisted.logger import Logger
+from typing import Final
 
 from pipeops_agent.build import BuildInfo
-from pipeops_agent.clock import WallClock, rfc3339
+from pipeops_agent.clock import WallClock
 from pipeops_agent.health import CheckResult, HealthCheck, Registry
 from pipeops_agent.metrics import Metrics
 from pipeops_agent.status import AgentStatus, StatusBoard
 from pipeops_agent.web import replies
 from pipeops_agent.web.access import READ, Access
+from pipeops_agent.web.answers import Health, Ready, ReadyCheck
 from pipeops_agent.web.replies import Reply
 from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.routes import Parameters, Route
-
-_log = Logger(namespace="web")
 
 _PAGES: Final = ("/health", "/ready", "/version", "/metrics")
 _PLACEHOLDER: Final = """\
@@ -75,9 +71,8 @@ class BasicPages:
 
     def health(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """The reactor turns. Nothing else may make this fail: the answer to a failure is a restart."""
-        return replies.json(
-            {"status": "healthy", "timestamp": rfc3339(self._wall()), "version": self._build.version}
-        )
+        now = self._wall().replace(microsecond=0)
+        return replies.json(Health(timestamp=now, version=self._build.version))
 
     async def ready(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """
@@ -91,19 +86,19 @@ class BasicPages:
         messages = caller is not None and caller.allows(READ)
         status = self._board.now
         if status.phase == "standby":
-            return replies.json({"status": "standby"})
+            return replies.json(Ready("standby"))
         results = self._results(status)
-        checks: dict[str, Any] = {
-            name: {"ok": result.ok, "message": result.message} if messages else {"ok": result.ok}
+        checks = {
+            name: ReadyCheck(result.ok, result.message if messages else None)
             for name, result in results.items()
         }
         if all(result.ok for result in results.values()):
-            return replies.json({"status": "ready", "checks": checks})
-        return replies.json({"status": "not ready", "checks": checks}, code=503)
+            return replies.json(Ready("ready", checks))
+        return replies.json(Ready("not ready", checks), code=503)
 
     def version(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """What this agent was made from."""
-        return replies.json(msgspec.structs.asdict(self._build))
+        return replies.json(self._build)
 
     async def metrics(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """
@@ -117,15 +112,8 @@ class BasicPages:
         return Reply(body=body, content_type=content_type)
 
     def _results(self, status: AgentStatus) -> dict[str, CheckResult]:
-        results = {item.name: self._run(item, status) for item in self._checks if item.readiness}
+        results = {item.name: item.run(status) for item in self._checks if item.readiness}
         if status.phase == "stopping":
             # All may still be well: who asks must go elsewhere all the same.
             results["shutdown"] = CheckResult(False, "the agent is stopping")
         return results
-
-    def _run(self, item: HealthCheck, status: AgentStatus) -> CheckResult:
-        try:
-            return item.check(status)
-        except Exception:
-            _log.failure("the health check {check} failed itself", check=item.name)
-            return CheckResult(False, "the check itself failed")

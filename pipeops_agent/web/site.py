@@ -182,6 +182,7 @@ def build_site(
     The agent's HTTP interface, to be listened with.
 
     @param limits: the settings' section C{server}.
+    @param access: who asks, and what they may see.
     @param more: routes beyond the basic ones.
     @raise ValueError: two routes have the same method and template.
     """

@@ -191,6 +191,7 @@ class SiteCase(SynchronousTestCase):
         self.tokens = SettingsToken(Secret(TOKEN))
         self.server = ServerSettings(allow_plaintext_tokens=True)
         self.entrance = entrance(self.clock, self.board, self.tokens, lambda: self.server)
+        self.access = self.entrance.access
         self.metrics = Metrics(self.board, self.wall, describe("1.2.3", None))
         self.clients: list[Client] = []
         self.site = self.build()
@@ -199,7 +200,7 @@ class SiteCase(SynchronousTestCase):
     def make_clock(self) -> Clock:
         return Clock()
 
-    def grant(self, *scopes: str) -> None:
+    def let_in(self, *scopes: str) -> None:
         """Let L{TOKEN} have these scopes from now on."""
         grants = tuple(map(Grant.parse, scopes))
         token = ServerToken(name="tester", token=Secret(TOKEN), scopes=grants)
@@ -217,7 +218,7 @@ class SiteCase(SynchronousTestCase):
             self.metrics,
             self.limits,
             self.wall,
-            access=self.entrance.access,
+            access=self.access,
             build=describe("1.2.3", None),
             more=more,
         )

@@ -7,10 +7,11 @@ thirty thousand pods that is most of what a collection costs.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 import msgspec
+
+from pipeops_agent.clock import Moment
 
 MAX_MESSAGE: Final = 1024
 """Characters that are kept of a condition's or an event's message."""
@@ -40,7 +41,7 @@ class Object(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str
     uid: str
     resource_version: str
-    created: datetime | None = None
+    created: Moment | None = None
     labels: tuple[str, ...] = ()
 
     @property
@@ -163,4 +164,4 @@ class KubeEvent(Object, frozen=True, kw_only=True, gc=False):
     about: str = ""
     source: str = ""
     count: int = 1
-    last_seen: datetime | None = None
+    last_seen: Moment | None = None

@@ -209,7 +209,7 @@ class SubscriptionTests(HubCase):
         peer = self.peer()
         peer.send("subscribe", {"channels": ["audit"]})
         self.assertEqual(peer.one()["data"]["code"], "forbidden")
-        self.grant("read", "operate")
+        self.let_in("read", "operate")
         peer = self.peer()
         peer.send("subscribe", {"channels": ["audit"]})
         self.tell("audit")

@@ -1,0 +1,52 @@
+"""The operations on a clock, without sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeops_agent.health import Feature, Registry
+from pipeops_agent.web.api.health import HealthView
+from pipeops_agent.web.api.routes import api_routes
+from pipeops_agent.web.api.runtime import ProcessFigures, Runtime
+from pipeops_agent.web.routes import Route
+from pipeops_agent.web.site import AgentSite
+from tests.web.harness import TOKEN, Answer, SiteCase
+
+
+class ApiCase(SiteCase):
+    """A site with all operations; C{process} is what the system says of the process."""
+
+    def build(self, *more: Route) -> AgentSite:
+        self.process = ProcessFigures(
+            cpu_seconds=1.5, resident=50_000_000, virtual=200_000_000, descriptors=20, threads=3
+        )
+        self.lag = 0.25
+        self.features: Registry[Feature] = Registry()
+        self.runtime = Runtime(self.clock, self.wall, self.board, lambda: self.lag, lambda: self.process)
+        self.health = HealthView(
+            self.clock,
+            self.wall,
+            self.board,
+            self.checks,
+            self.features,
+            runtime=self.runtime.now,
+            version="1.2.3",
+        )
+        return super().build(*self.api_routes(), *more)
+
+    def api_routes(self) -> list[Route]:
+        return api_routes(self.access, health=self.health, runtime=self.runtime)
+
+    def get(self, path: str, **headers: str) -> Answer:
+        """Ask with a token that is known."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request(path, {"Authorization": f"Bearer {TOKEN}", **named})
+
+    def refused(self, path: str, code: int = 400) -> str:
+        """Ask what is not answered; the error's message."""
+        answer = self.get(path)
+        self.assertEqual(answer.code, code, answer.body)
+        self.assertEqual(set(answer.json), {"error"})
+        message: Any = answer.json["error"]["message"]
+        assert isinstance(message, str)
+        return message
