@@ -127,7 +127,16 @@ class Agent(MultiService):
         self.features = standard_features(settings, has_home=home is not None)
         self._common = common = self._make_common()
         self.realtime = Realtime(common, self.entrance.access, self.hub, log, self.features)
-        self.http = Interface(common, self.features, self.realtime, self.entrance, hostname=host.hostname)
+        self.http = Interface(
+            common,
+            self.cluster,
+            self.features,
+            self.realtime,
+            self.entrance,
+            loaded=lambda: self._loaded,
+            clean=log.redactor.clean,
+            hostname=host.hostname,
+        )
 
     def _make_common(self) -> Common:
         return Common(

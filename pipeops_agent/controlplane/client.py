@@ -157,6 +157,16 @@ class ControlPlaneClient:
         except AnswerError as error:
             raise self._unusable(f"tunnel status: unusable answer: {error}", answer) from error
 
+    async def reach(self) -> None:
+        """
+        Ask whether the control plane is there; any answer says so but a refusal of the token, 429 or 5xx.
+
+        @raise ApiError: it can't be reached, or used.
+        """
+        answer = await self._transport.call("GET", self._paths.health, "reachability", ids={})
+        if answer.status in (401, 403, 429) or answer.status >= 500:
+            raise self._transport.refusal(answer, "reachability")
+
     def _unusable(self, sentence: str, answer: Answer) -> ApiError:
         """An error about an answer whose status is a success and whose body is not."""
         return ApiError(

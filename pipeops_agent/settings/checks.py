@@ -14,7 +14,6 @@ from pipeops_agent.log.components import COMPONENTS, is_component
 from pipeops_agent.settings.addresses import is_loopback
 from pipeops_agent.settings.containers import nearest
 from pipeops_agent.settings.model import AccessSettings, Settings
-from pipeops_agent.settings.model_pipeops import EndpointSettings
 from pipeops_agent.settings.model_tunnel import DEFAULT_FORWARDS, Forward
 from pipeops_agent.settings.problems import DEFAULT, Origin, Problem
 
@@ -171,21 +170,6 @@ def cautions(settings: Settings) -> Iterator[str]:
             meant = nearest(component, COMPONENTS)
             known = f"did you mean {meant}?" if meant else f"there are {', '.join(COMPONENTS)}"
             yield f"logging.levels.{component}: no component has this name; {known}"
-    for path, missing in _without_effect(settings):
-        yield f"{path} has no effect yet: this version of the agent {missing}"
-
-
-def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Settings that were set and do nothing, and what is missing: nobody shall rely on them."""
-    for path, is_set, missing in (
-        (
-            "pipeops.endpoints.health",
-            settings.pipeops.endpoints.health != EndpointSettings().health,
-            "does not ask whether the control plane can be reached",
-        ),
-    ):
-        if is_set:
-            yield path, missing
 
 
 def with_default_aliases(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:

@@ -94,7 +94,9 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True):
             PathTemplate(("cluster_id", "agent_id")),
         ),
     ] = "/api/v1/tunnel/status?agent_id={agent_id}"
-    health: Annotated[str, About("Reachability, GET.", PathTemplate())] = "/api/v1/health"
+    health: Annotated[str, About("Reachability, GET; for connectivity probes.", PathTemplate())] = (
+        "/api/v1/health"
+    )
 
 
 class PipeopsSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -176,6 +176,24 @@ class TunnelStatusTests(SynchronousTestCase):
         self.assertNotIn("hidden", str(error.response))
 
 
+class ReachTests(SynchronousTestCase):
+    """L{ControlPlaneClient.reach}."""
+
+    def test_reached(self) -> None:
+        """Any answer will do that is neither a refusal nor a failure: it need not know the path."""
+        for status in (200, 204, 301, 404):
+            world = World(Reply(status, b"<html>"))
+            self.successResultOf(Deferred.fromCoroutine(world.client.reach()))
+            (seen,) = world.server.seen
+            self.assertEqual((seen.method, seen.uri), ("GET", "/base/api/v1/health"))
+
+    def test_of_no_use(self) -> None:
+        """Where the token is refused, or the server fails, nothing else will work either."""
+        for status in (401, 403, 429, 500, 503):
+            reaching = Deferred.fromCoroutine(World(Reply(status)).client.reach())
+            self.assertEqual(self.failureResultOf(reaching, ApiError).value.status, status)
+
+
 class SettingsTests(SynchronousTestCase):
     """L{client_tls}."""
 

@@ -179,26 +179,6 @@ class CautionTests(SettingsCase):
             self.assertIn("does not look into what the tunnel forwards", caution)
         self.assertEqual(self.load("access: {read_only: no}").cautions, ())
 
-    def test_without_effect(self) -> None:
-        """A setting that does nothing yet is named as soon as it is set, also to what is off by default."""
-        for text, path, missing in (
-            (
-                "pipeops: {endpoints: {health: /up}}",
-                "pipeops.endpoints.health",
-                "does not ask whether the control plane can be reached",
-            ),
-        ):
-            self.assertEqual(
-                self.load(text).cautions,
-                (f"{path} has no effect yet: this version of the agent {missing}",),
-            )
-        for default in (
-            "server: {enable_websocket: no}",
-            "server: {enable_sse: no}",
-            "pipeops: {endpoints: {health: /api/v1/health}}",
-        ):
-            self.assertEqual(self.load(default).cautions, ())
-
     def test_unknown_component(self) -> None:
         """A level for a component that there is not is named, with the one that was probably meant."""
         text = "logging: {levels: {tunel: debug, tunnel.session: debug, twisted: warn, everything: error}}"

@@ -9,9 +9,11 @@ import msgspec
 
 from pipeops_agent.web.access import READ
 from pipeops_agent.web.answers import Error
+from pipeops_agent.web.api.connectivity import Connectivity
 from pipeops_agent.web.api.health import DetailedHealth, Features
 from pipeops_agent.web.api.query import NoQuery
 from pipeops_agent.web.api.runtime import RuntimeFigures, RuntimeHistory
+from pipeops_agent.web.api.settings import SettingsAnswer
 from pipeops_agent.web.replies import JSON
 
 
@@ -94,4 +96,21 @@ HISTORY: Final = Operation(
     name="get_runtime_history",
     summary="What the agent's process used in the last hour",
     answers=_one(RuntimeHistory, "One sample every 15 seconds, since the start or for an hour."),
+)
+CONNECTIVITY: Final = Operation(
+    path="/api/status/connectivity",
+    name="get_connectivity",
+    summary="What of all that the agent needs is within reach",
+    text=(
+        "Real probes, made when they are asked for: each has 5 seconds, all together 10. Who asks while"
+        " others wait, or within 2 seconds after, gets the same answer; `checked_at` says when it was true."
+    ),
+    answers=_one(Connectivity, "What was found, whatever that is."),
+)
+SETTINGS: Final = Operation(
+    path="/api/settings",
+    name="get_settings",
+    summary="Every setting with its value and where it comes from",
+    text="What holds now. A secret is shown as its length and a short hash.",
+    answers=_one(SettingsAnswer, "All settings, in the order of the documentation."),
 )

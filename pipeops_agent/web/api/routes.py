@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from pipeops_agent.web.access import Access
 from pipeops_agent.web.api import operations
+from pipeops_agent.web.api.connectivity import ConnectivityService
 from pipeops_agent.web.api.health import HealthView
 from pipeops_agent.web.api.runtime import Runtime
 from pipeops_agent.web.api.serving import serve
+from pipeops_agent.web.api.settings import SettingsView
 from pipeops_agent.web.routes import Route
 
 
-def api_routes(access: Access, *, health: HealthView, runtime: Runtime) -> list[Route]:
+def api_routes(
+    access: Access,
+    *,
+    health: HealthView,
+    runtime: Runtime,
+    connectivity: ConnectivityService,
+    settings: SettingsView,
+) -> list[Route]:
     """The lines for the table of routes."""
     return [
         serve(access, operations.DETAILED_HEALTH, lambda caller, query: health.detailed()),
         serve(access, operations.FEATURES, lambda caller, query: health.features()),
         serve(access, operations.RUNTIME, lambda caller, query: runtime.now()),
         serve(access, operations.HISTORY, lambda caller, query: runtime.history()),
+        serve(access, operations.CONNECTIVITY, lambda caller, query: connectivity.now()),
+        serve(access, operations.SETTINGS, lambda caller, query: settings.now()),
     ]

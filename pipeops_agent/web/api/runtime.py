@@ -77,7 +77,7 @@ class Collector(msgspec.Struct, frozen=True, kw_only=True):
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What goes through the tunnel, in bytes as they are on the wire. C{in} is from the control plane.
+    What the tunnel's connections carry, of all forwards together. C{in} is from the control plane.
 
     @ivar bytes_in: since the start; C{bytes_out} likewise.
     @ivar rate_in: bytes per second, lately; C{rate_out} likewise.
@@ -180,13 +180,15 @@ class Runtime(PeriodicService):
 
     def now(self) -> RuntimeFigures:
         """The figures of this moment."""
-        moment, process, traffic = self._wall(), self._read(), self._board.traffic()
+        moment, process = self._wall(), self._read()
+        forwards = self._board.traffic().forwards.values()
+        bytes_in = sum(each.bytes_in for each in forwards)
+        bytes_out = sum(each.bytes_out for each in forwards)
         span, before = self._reference()
 
         def rate(now: float, then: float) -> float:
             return max(0.0, now - then) / span if span else 0.0
 
-        bytes_in, bytes_out = traffic.carrier_bytes_in, traffic.carrier_bytes_out
         return RuntimeFigures(
             time=moment,
             uptime=uptime(self._board.now.started, moment),

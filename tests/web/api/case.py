@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pipeops_agent.health import Feature, Registry
+from pipeops_agent.scheduling import sleep
+from pipeops_agent.settings import Loaded, Settings
+from pipeops_agent.web.api.connectivity import ConnectivityService, Trial, Trials
 from pipeops_agent.web.api.health import HealthView
 from pipeops_agent.web.api.routes import api_routes
 from pipeops_agent.web.api.runtime import ProcessFigures, Runtime
+from pipeops_agent.web.api.settings import SettingsView
 from pipeops_agent.web.routes import Route
 from pipeops_agent.web.site import AgentSite
 from tests.web.harness import TOKEN, Answer, SiteCase
@@ -32,10 +36,34 @@ class ApiCase(SiteCase):
             runtime=self.runtime.now,
             version="1.2.3",
         )
+        self.attempted: list[str] = []
+        self.trials = Trials(control_plane=self.trial("https://api.example"))
+        self.connectivity = ConnectivityService(
+            self.clock, self.wall, lambda: self.trials, lambda target, error: f"{target}: {error}"
+        )
+        self.settings = Settings()
+        self.loaded = Loaded(self.settings, {}, None)
         return super().build(*self.api_routes(), *more)
 
     def api_routes(self) -> list[Route]:
-        return api_routes(self.access, health=self.health, runtime=self.runtime)
+        return api_routes(
+            self.access,
+            health=self.health,
+            runtime=self.runtime,
+            connectivity=self.connectivity,
+            settings=SettingsView(lambda: self.loaded, lambda: self.settings),
+        )
+
+    def trial(self, target: str, seconds: float = 0.0, error: Exception | None = None) -> Trial:
+        """Something that is reached after so long, or not."""
+
+        async def attempt() -> None:
+            self.attempted.append(target)
+            await sleep(self.clock, seconds)
+            if error is not None:
+                raise error
+
+        return Trial(target, attempt)
 
     def get(self, path: str, **headers: str) -> Answer:
         """Ask with a token that is known."""

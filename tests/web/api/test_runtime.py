@@ -7,7 +7,7 @@ import os
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from pipeops_agent.figures import TunnelTraffic
+from pipeops_agent.figures import ForwardTraffic, TunnelTraffic
 from pipeops_agent.web.api.runtime import INTERVAL, SAMPLES, this_process
 from tests.web.api.case import ApiCase
 
@@ -17,10 +17,11 @@ class RuntimeCase(ApiCase):
         self.runtime.startService()
         self.addCleanup(self.runtime.stopService)
 
-    def use(self, cpu_seconds: float, carrier_bytes: int) -> None:
-        """The process has used so much, in all."""
+    def use(self, cpu_seconds: float, carried: int) -> None:
+        """The process has used so much, in all, and two forwards have carried so much together."""
         self.process = msgspec.structs.replace(self.process, cpu_seconds=cpu_seconds)
-        traffic = TunnelTraffic(carrier_bytes_in=carrier_bytes, carrier_bytes_out=2 * carrier_bytes)
+        half = ForwardTraffic(bytes_in=carried // 2, bytes_out=carried)
+        traffic = TunnelTraffic(forwards={"a": half, "b": half})
         self.board.read_traffic_from(lambda: traffic)
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from tests.web.api.case import ApiCase
 from tests.web.harness import TOKEN
 
-PATHS = ("/api/health/detailed", "/api/status/features", "/api/metrics/runtime", "/api/metrics/history")
+PATHS = (
+    "/api/health/detailed",
+    "/api/status/features",
+    "/api/metrics/runtime",
+    "/api/metrics/history",
+    "/api/settings",
+)
 
 
 class ServingTests(ApiCase):

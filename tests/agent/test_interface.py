@@ -1,0 +1,130 @@
+"""The running agent's HTTP interface, asked over sockets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeops_agent.sandbox import faults
+from pipeops_agent.web.api import connectivity
+from tests.agent.cluster_house import ClusterHouse
+from tests.agent.house import TOKEN
+
+
+class InterfaceHouse(ClusterHouse):
+    """A house whose agent is asked with its token."""
+
+    async def ask(self, path: str) -> Any:
+        """The body of an answer that is as it should be."""
+        code, body = await self.get(path, token=TOKEN)
+        self.assertEqual(code, 200, body)
+        return json.loads(body)
+
+
+class ConnectivityTests(InterfaceHouse):
+    """Probes of what is really there."""
+
+    async def test_all_there(self) -> None:
+        """Control plane, its name, chisel server, API server, and the one forward that has a target."""
+        self.start_sandbox()
+        self.start_api()
+        settings = self.with_kubeconfig()
+        self.start_agent(settings)
+        await self.until_connected()
+        answer = await self.ask("/api/status/connectivity")
+        for name in ("control_plane", "chisel_server", "kubernetes_api"):
+            self.assertTrue(answer[name]["ok"], answer)
+            self.assertGreater(answer[name]["latency_ms"], 0)
+        self.assertIsNone(answer["dns"])  # its address is written in numbers
+        forwards = {name: each["ok"] for name, each in answer["forwards"].items()}
+        self.assertEqual(forwards, {"kubernetes-api": True, "kubelet-metrics": False, "agent-http": True})
+        self.assertIn("refuses connections", answer["forwards"]["kubelet-metrics"]["error"])
+        self.assertEqual(answer["overall_status"], "degraded")
+
+    async def test_control_plane_away(self) -> None:
+        """What has gone is named, with the reason, and what is still there as well."""
+        self.patch(connectivity, "FRESH", 0.0)
+        self.start_sandbox()
+        self.start_api()
+        self.start_agent(self.with_kubeconfig())
+        await self.until_connected()
+        await self.sandbox.stopService()
+        await self.listening.stop()
+        answer = await self.ask("/api/status/connectivity")
+        self.assertEqual(answer["overall_status"], "unhealthy")
+        for name in ("control_plane", "kubernetes_api"):
+            self.assertFalse(answer[name]["ok"], name)
+            self.assertIn("refuses connections", answer[name]["error"])
+        self.assertTrue(answer["forwards"]["agent-http"]["ok"])
+
+    async def test_names(self) -> None:
+        """A name is looked up, with and without success; without tunnel and cluster these are not asked."""
+        self.start_sandbox()
+        port = self.sandbox.api_url.rpartition(":")[2]
+        url = f"http://localhost:{port}"
+        self.start_agent(self.settings(pipeops={"api_url": url}, tunnel={"enabled": False}))
+        await self.until(lambda status: status.heartbeat.state == "ok", "a heartbeat")
+        answer = await self.ask("/api/status/connectivity")
+        self.assertEqual((answer["dns"]["ok"], answer["dns"]["target"]), (True, "localhost"))
+        self.assertEqual(
+            (answer["chisel_server"], answer["kubernetes_api"], answer["forwards"]), (None, None, {})
+        )
+        self.assertEqual(answer["overall_status"], "healthy")
+
+    async def test_of_no_use(self) -> None:
+        """A control plane that refuses the token, or fails, counts as not reached; the answer says why."""
+        self.patch(connectivity, "FRESH", 0.0)
+        self.start_sandbox()
+        self.start_agent()
+        await self.until_connected()
+        for status, said in ((401, "refuses the token"), (503, "503 Service Unavailable")):
+            self.sandbox.faults.add(faults.Status(call="health", status=status))
+            probe = (await self.ask("/api/status/connectivity"))["control_plane"]
+            self.assertFalse(probe["ok"], status)
+            self.assertIn(said, probe["error"])
+            self.sandbox.faults.clear()
+
+
+class SettingsTests(InterfaceHouse):
+    """The settings of a process."""
+
+    async def test_no_secret(self) -> None:
+        """The token is shown as length and hash; the port is the one that is listened on."""
+        self.start_sandbox()
+        self.start_agent()
+        await self.until_connected()
+        code, body = await self.get("/api/settings", token=TOKEN)
+        self.assertEqual(code, 200)
+        self.assertNotIn(TOKEN.reveal(), body)
+        rows = {each["path"]: each["value"] for each in json.loads(body)["settings"]}
+        self.assertIn(f"{len(TOKEN.reveal())} characters", rows["pipeops.token"])
+        self.assertEqual(rows["server.port"], str(self.agent.settings.server.port))
+
+
+class HealthTests(InterfaceHouse):
+    """What the agent says of itself."""
+
+    async def test_agree(self) -> None:
+        """Health, readiness and features are of one truth; the history has begun."""
+        self.start_sandbox()
+        self.start_api()
+        self.start_agent(self.with_kubeconfig())
+        await self.until_connected()
+        await self.until_watched()
+        health = await self.ask("/api/health/detailed")
+        self.assertEqual(health["status"], "healthy")
+        self.assertEqual(health["agent"]["agent_id"], self.known.agent_id)
+        self.assertEqual(health["registration"]["cluster_id"], self.known.cluster_id)
+        self.assertEqual(health["cluster"]["version"], "v1.34.4")
+        self.assertEqual(
+            [each["name"] for each in health["tunnel"]["forwards"]],
+            [each.name for each in self.agent.settings.tunnel.forwards],
+        )
+        features = (await self.ask("/api/status/features"))["features"]
+        self.assertTrue(features["inventory"]["available"])
+        history = await self.ask("/api/metrics/history")
+        self.assertGreaterEqual(len(history["samples"]), 1)
+        await self.get("/health", port=self.known.ports["agent-http"])
+        runtime = await self.ask("/api/metrics/runtime")
+        self.assertGreater(runtime["bandwidth"]["bytes_out"], 0)
+        self.assertGreater(runtime["file_descriptors"]["open"], 3)
