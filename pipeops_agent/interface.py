@@ -7,6 +7,7 @@ from collections.abc import Callable
 from twisted.application.service import MultiService
 
 from pipeops_agent.build import build_info
+from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.service import ClusterService
 from pipeops_agent.entrance import Entrance
 from pipeops_agent.health import Feature, Registry
@@ -15,6 +16,7 @@ from pipeops_agent.parts import Common
 from pipeops_agent.settings import Loaded
 from pipeops_agent.web.api.connectivity import ConnectivityService
 from pipeops_agent.web.api.health import HealthView
+from pipeops_agent.web.api.lists import ClusterLists
 from pipeops_agent.web.api.probes import Probes
 from pipeops_agent.web.api.routes import api_routes
 from pipeops_agent.web.api.runtime import Runtime, this_process
@@ -71,6 +73,7 @@ class Interface(MultiService):
             tokens=common.tokens,
             clean=clean,
         )
+        self._lists = ClusterLists(cluster, board, lambda: Scope.of(common.settings()))
         self._connectivity = ConnectivityService(reactor, wall, probes.trials, probes.explain)
         self._access = entrance.access
         self._listener = self._listen(hostname)
@@ -113,6 +116,7 @@ class Interface(MultiService):
                 runtime=self._runtime,
                 connectivity=self._connectivity,
                 settings=self._settings,
+                lists=self._lists,
             ),
         ]
 

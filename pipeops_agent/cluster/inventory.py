@@ -7,7 +7,7 @@ Reading never waits and never asks the API server. What a store holds is worth w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -57,6 +57,14 @@ class Store(Generic[Kept]):
     def get(self, name: str, namespace: str = "") -> Kept | None:
         """One object."""
         return self._items.get(f"{namespace}/{name}" if namespace else name)
+
+    def at(self, key: str) -> Kept:
+        """The object with this key, which is there."""
+        return self._items[key]
+
+    def keys(self) -> KeysView[str]:
+        """The keys, in no order; the store must not change meanwhile."""
+        return self._items.keys()
 
     @property
     def statuses(self) -> Mapping[str | None, ListStatus]:

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 from pipeops_agent.sandbox import faults
+from pipeops_agent.settings import Loaded
+from pipeops_agent.settings.model import DenySettings
 from pipeops_agent.web.api import connectivity
-from tests.agent.cluster_house import ClusterHouse
-from tests.agent.house import TOKEN
+from tests.agent.cluster_house import ClusterHouse, pod
+from tests.agent.house import TOKEN, change, look_until
 
 
 class InterfaceHouse(ClusterHouse):
@@ -128,3 +130,44 @@ class HealthTests(InterfaceHouse):
         runtime = await self.ask("/api/metrics/runtime")
         self.assertGreater(runtime["bandwidth"]["bytes_out"], 0)
         self.assertGreater(runtime["file_descriptors"]["open"], 3)
+
+
+class ListTests(InterfaceHouse):
+    """The cluster's objects, from a server on loopback into a page."""
+
+    async def test_pods(self) -> None:
+        """What the cluster holds is given page by page, and a new pod without asking anybody again."""
+        self.start_sandbox()
+        self.start_api()
+        self.start_agent(self.with_kubeconfig())
+        await self.until_watched()
+        first = await self.ask("/api/cluster/pods?limit=1")
+        self.assertEqual([each["name"] for each in first["items"]], ["a"])
+        self.assertEqual(first["list"]["state"], "live")
+        self.api.storage.create("pods", "shop", pod("c"))
+        await look_until(lambda: len(self.agent.cluster.inventory["pods"]) == 3, "the pod")
+        rest = await self.ask(f"/api/cluster/pods?continue={first['continue']}")
+        self.assertEqual([each["name"] for each in rest["items"]], ["b", "c"])
+        (node,) = (await self.ask("/api/cluster/nodes"))["items"]
+        self.assertEqual((node["name"], node["external_ip"]), ("node-1", "203.0.113.7"))
+
+    async def test_owners_rules(self) -> None:
+        """Rules that come by SIGHUP hold for the next question."""
+        self.start_sandbox()
+        self.start_api()
+        self.start_agent(self.with_kubeconfig())
+        await self.until_watched()
+        denied = change(self.agent.settings, access={"deny": DenySettings(namespaces=("shop",))})
+        self.next_settings = lambda: Loaded(denied, {}, None)
+        self.agent.reload()
+        self.assertEqual((await self.ask("/api/cluster/pods"))["items"], [])
+        code, body = await self.get("/api/cluster/pods?namespace=shop", token=TOKEN)
+        self.assertEqual((code, json.loads(body)["error"]["code"]), (403, "out_of_reach"))
+
+    async def test_no_cluster(self) -> None:
+        """An agent on a machine without a cluster says so."""
+        self.start_sandbox()
+        self.start_agent()
+        await self.until_connected()
+        code, body = await self.get("/api/cluster/pods", token=TOKEN)
+        self.assertEqual((code, json.loads(body)["error"]["code"]), (404, "no_cluster"))

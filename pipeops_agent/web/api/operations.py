@@ -11,6 +11,7 @@ from pipeops_agent.web.access import READ
 from pipeops_agent.web.answers import Error
 from pipeops_agent.web.api.connectivity import Connectivity
 from pipeops_agent.web.api.health import DetailedHealth, Features
+from pipeops_agent.web.api.lists import LISTED, Listed, NamespacedQuery, PageQuery
 from pipeops_agent.web.api.query import NoQuery
 from pipeops_agent.web.api.runtime import RuntimeFigures, RuntimeHistory
 from pipeops_agent.web.api.settings import SettingsAnswer
@@ -114,3 +115,24 @@ SETTINGS: Final = Operation(
     text="What holds now. A secret is shown as its length and a short hash.",
     answers=_one(SettingsAnswer, "All settings, in the order of the documentation."),
 )
+
+
+def _list_of(listed: Listed) -> Operation:
+    name = listed.name
+    return Operation(
+        path=f"/api/cluster/{name}",
+        name=f"list_{name}",
+        summary=f"The cluster's {name}, page by page",
+        text=(
+            "From the agent's own inventory, kept by watches: the API server is not asked. `list` says"
+            " what it is worth. Only what the owner's rules and the caller's scopes allow is in it."
+        ),
+        query=NamespacedQuery if listed.resource.namespaced else PageQuery,
+        answers={
+            200: Answer("One page.", listed.page),
+            404: Answer("No cluster is configured.", Error),
+        },
+    )
+
+
+LISTS: Final = {listed.name: _list_of(listed) for listed in LISTED}

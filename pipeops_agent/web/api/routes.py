@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from pipeops_agent.caller import Caller
 from pipeops_agent.web.access import Access
 from pipeops_agent.web.api import operations
 from pipeops_agent.web.api.connectivity import ConnectivityService
 from pipeops_agent.web.api.health import HealthView
+from pipeops_agent.web.api.lists import LISTED, ClusterLists, Listed, ObjectList, PageQuery
 from pipeops_agent.web.api.runtime import Runtime
 from pipeops_agent.web.api.serving import serve
 from pipeops_agent.web.api.settings import SettingsView
@@ -19,6 +24,7 @@ def api_routes(
     runtime: Runtime,
     connectivity: ConnectivityService,
     settings: SettingsView,
+    lists: ClusterLists,
 ) -> list[Route]:
     """The lines for the table of routes."""
     return [
@@ -28,4 +34,9 @@ def api_routes(
         serve(access, operations.HISTORY, lambda caller, query: runtime.history()),
         serve(access, operations.CONNECTIVITY, lambda caller, query: connectivity.now()),
         serve(access, operations.SETTINGS, lambda caller, query: settings.now()),
+        *(serve(access, operations.LISTS[each.name], partial(_page, lists, each)) for each in LISTED),
     ]
+
+
+async def _page(lists: ClusterLists, listed: Listed, caller: Caller, query: PageQuery) -> ObjectList[Any]:
+    return await lists.page(caller, listed, query)
