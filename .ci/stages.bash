@@ -108,6 +108,7 @@ stage_lint() {
     "$venv/bin/ruff" format --cache-dir "$cache/ruff" --check . || status=1
     "$venv/bin/mypy" --cache-dir "$cache/mypy" || status=1
     "$venv/bin/python" -m pipeops_agent.settings.docs --check || status=1
+    "$venv/bin/python" -m pipeops_agent.web.api.docs --check || status=1
     changelog "$venv" || status=1
     unit_file || status=1
     return $status

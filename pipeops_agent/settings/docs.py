@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeops_agent.made_page import make_page
 from pipeops_agent.settings.containers import ListOf, Record
 from pipeops_agent.settings.definitions import ROOT, Definition, Section
 from pipeops_agent.settings.kinds import Kind
@@ -164,22 +165,7 @@ def _escape(text: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page, or check it; return the exit status."""
-    words = list(arguments)
-    check = "--check" in words
-    if check:
-        words.remove("--check")
-    if len(words) > 1 or any(word.startswith("-") for word in words):
-        print(f"usage: python -m pipeops_agent.settings.docs [--check] [FILE]   (FILE: {FILE})")
-        return 2
-    file = Path(words[0]) if words else FILE
-    page = render()
-    if not check:
-        file.write_text(page, encoding="utf-8")
-        return 0
-    if file.is_file() and file.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{file} is stale: run python -m pipeops_agent.settings.docs and commit what it writes")
-    return 1
+    return make_page(arguments, module="pipeops_agent.settings.docs", file=FILE, render=render)
 
 
 if __name__ == "__main__":

@@ -1,76 +1,86 @@
-"""The table of operations: what each takes and gives. Routes and descriptions are made from it."""
+"""The table of operations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
-
-from pipeops_agent.web.access import READ
-from pipeops_agent.web.answers import Error
+from pipeops_agent.build import BuildInfo
+from pipeops_agent.metrics import OPENMETRICS_FORMAT, TEXT_FORMAT
+from pipeops_agent.web.answers import Error, Health, Ready
 from pipeops_agent.web.api.connectivity import Connectivity
 from pipeops_agent.web.api.health import DetailedHealth, Features
 from pipeops_agent.web.api.lists import LISTED, Listed, NamespacedQuery, PageQuery
-from pipeops_agent.web.api.query import NoQuery
+from pipeops_agent.web.api.operation import Answer, Operation
 from pipeops_agent.web.api.runtime import RuntimeFigures, RuntimeHistory
 from pipeops_agent.web.api.settings import SettingsAnswer
-from pipeops_agent.web.replies import JSON
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """
-    One way in which an operation can end.
-
-    @ivar text: when that is.
-    @ivar kind: the type of its body; None: it is described by C{content_type} alone.
-    @ivar content_type: None: it has no body.
-    """
-
-    text: str
-    kind: Any = None
-    content_type: str | None = JSON
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What can be asked.
-
-    @ivar path: with parameters in braces, as in L{Route<pipeops_agent.web.routes.Route>}.
-    @ivar name: C{get_runtime}: unique, for programs that are made from the description.
-    @ivar summary: one line.
-    @ivar text: what else there is to know; CommonMark.
-    @ivar needs: the scope; None: none.
-    @ivar query: its parameters.
-    @ivar answers: by status, those of success and its own errors; what every operation may answer is added.
-    """
-
-    path: str
-    name: str
-    summary: str
-    answers: Mapping[int, Answer]
-    method: str = "GET"
-    text: str = ""
-    needs: str | None = READ
-    query: type[msgspec.Struct] = NoQuery
-
-    @property
-    def all_answers(self) -> dict[int, Answer]:
-        """Those of its own, and those that it has in common with others."""
-        common = {400: _BAD_REQUEST}
-        if self.needs is not None:
-            common |= {401: _UNKNOWN, 403: _FORBIDDEN, 429: _TOO_MANY}
-        return dict(sorted({**common, **self.answers}.items()))
-
-
-_BAD_REQUEST: Final = Answer("A parameter is unknown, malformed or given twice; the message names it.", Error)
-_UNKNOWN: Final = Answer("No token, or one that is not known here.", Error)
-_FORBIDDEN: Final = Answer("The token does not have the scope; or the owner's rules are against it.", Error)
-_TOO_MANY: Final = Answer("Over a limit; the header `Retry-After` says when to ask again.", Error)
-
-
-def _one(kind: type, text: str) -> dict[int, Answer]:
+def _one(kind: Any, text: str) -> dict[int, Answer]:
     return {200: Answer(text, kind)}
+
+
+BASIC: Final = (
+    Operation(
+        path="/health",
+        name="get_health",
+        summary="The agent runs",
+        text="For liveness probes: it answers as long as the process does anything at all.",
+        needs=None,
+        limited=False,
+        answers=_one(Health, "It runs."),
+    ),
+    Operation(
+        path="/ready",
+        name="get_readiness",
+        summary="The agent does its work, or stands by to do it",
+        text="For readiness probes. Which check fails is for everybody, why it does for callers with `read`.",
+        needs=None,
+        optional="says more with `read`",
+        limited=False,
+        answers={
+            200: Answer("It is registered and heartbeats get through; or it is a standby.", Ready),
+            503: Answer("It is not ready: `checks` says what is missing.", Ready),
+        },
+    ),
+    Operation(
+        path="/version",
+        name="get_version",
+        summary="What this agent was made from",
+        needs=None,
+        answers=_one(BuildInfo, "Versions and the commit."),
+    ),
+    Operation(
+        path="/metrics",
+        name="get_metrics",
+        summary="Prometheus metrics",
+        text="OpenMetrics for those who ask for it by `Accept`, else Prometheus text.",
+        needs=None,
+        optional="`read`, where a setting asks for it",
+        answers={200: Answer("All metrics.", content_types=(TEXT_FORMAT, OPENMETRICS_FORMAT))},
+    ),
+    Operation(
+        path="/",
+        name="get_root",
+        summary="Leads to the dashboard",
+        needs=None,
+        answers={303: Answer("See `/dashboard`.", headers=(("Location", "string", "Where it is."),))},
+    ),
+    Operation(
+        path="/dashboard",
+        name="get_dashboard",
+        summary="The web dashboard",
+        needs=None,
+        answers={200: Answer("A page that needs nothing from elsewhere.", content_types=("text/html",))},
+    ),
+    Operation(
+        path="/openapi.json",
+        name="get_openapi",
+        summary="This interface in OpenAPI 3.1",
+        needs=None,
+        answers=_one(dict[str, Any], "The description."),
+    ),
+)
+"""What there is for probes, scrapers, people and programmers."""
 
 
 DETAILED_HEALTH: Final = Operation(
@@ -127,6 +137,8 @@ def _list_of(listed: Listed) -> Operation:
             "From the agent's own inventory, kept by watches: the API server is not asked. `list` says"
             " what it is worth. Only what the owner's rules and the caller's scopes allow is in it."
         ),
+        partly=True,
+        example="?limit=2",
         query=NamespacedQuery if listed.resource.namespaced else PageQuery,
         answers={
             200: Answer("One page.", listed.page),
@@ -136,3 +148,15 @@ def _list_of(listed: Listed) -> Operation:
 
 
 LISTS: Final = {listed.name: _list_of(listed) for listed in LISTED}
+
+OPERATIONS: Final = (
+    *BASIC,
+    DETAILED_HEALTH,
+    FEATURES,
+    RUNTIME,
+    HISTORY,
+    CONNECTIVITY,
+    SETTINGS,
+    *LISTS.values(),
+)
+"""All of them, in the order of the documentation."""

@@ -10,7 +10,7 @@ import msgspec
 from pipeops_agent.caller import Caller
 from pipeops_agent.web import replies
 from pipeops_agent.web.access import Access
-from pipeops_agent.web.api.operations import Operation
+from pipeops_agent.web.api.operation import Operation
 from pipeops_agent.web.api.query import read_query
 from pipeops_agent.web.replies import Reply
 from pipeops_agent.web.request import AgentRequest
@@ -28,7 +28,7 @@ def serve(access: Access, operation: Operation, answer: Answering) -> Route:
     assert scope is not None
 
     async def handle(request: AgentRequest, parameters: Parameters) -> Reply:
-        caller = await access.require(request, scope)
+        caller = await access.require(request, scope, partly=operation.partly)
         query = read_query(request.uri.partition(b"?")[2], operation.query)
         value = answer(caller, query)
         return replies.json(await value if isinstance(value, Awaitable) else value)
