@@ -53,7 +53,8 @@ curl -sS -H "Authorization: Bearer $TOKEN" "$AGENT/api/cluster/pods?namepsace=sh
 }
 ```
 
-What operations have in common is not repeated below:
+A request that is no HTTP, or does not arrive whole, is answered so with 400, 408, 413, 414 or 431. What
+operations have in common is not repeated below:
 """
 
 _PAGES: Final = """\

@@ -45,7 +45,8 @@ def openapi(operations: Iterable[Operation], version: str) -> Schema:
             "description": (
                 "Times are RFC 3339 in UTC; durations are seconds as numbers unless they are named otherwise."
                 " Every path that answers GET answers HEAD and OPTIONS too. Large answers are compressed for"
-                " those who take gzip."
+                " those who take gzip. A request that is no HTTP, or does not arrive whole, is answered with"
+                " 400, 408, 413, 414 or 431 and an `Error`."
             ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },

@@ -75,6 +75,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             common |= {400: _BAD_REQUEST, 403: _FORBIDDEN}
         if self.needs is not None or self.optional:
             common[401] = _UNKNOWN
+        if self.query.__struct_fields__:
+            common[414] = _TOO_LONG
         if self.limited:
             common |= {429: _TOO_MANY, 503: _BUSY}
         return dict(sorted({**common, **self.answers}.items()))
@@ -94,6 +96,9 @@ _UNKNOWN: Final = Answer(
 _FORBIDDEN: Final = Answer(
     "The token does not have the scope, or the owner's rules are against it.", Error, common="Forbidden"
 )
+_TOO_LONG: Final = Answer(
+    "The request line is too long, as no parameter can make it.", Error, common="UriTooLong"
+)
 _TOO_MANY: Final = Answer(
     "This client has asked too often.", Error, headers=_RETRY_AFTER, common="TooManyRequests"
 )
@@ -101,5 +106,5 @@ _BUSY: Final = Answer(
     "All clients together have asked too often, or the agent is starting or stopping.", Error, common="Busy"
 )
 
-COMMON: Final = (_BAD_REQUEST, _UNKNOWN, _FORBIDDEN, _TOO_MANY, _BUSY)
+COMMON: Final = (_BAD_REQUEST, _UNKNOWN, _FORBIDDEN, _TOO_LONG, _TOO_MANY, _BUSY)
 """The answers that operations have in common."""
