@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -30,9 +30,11 @@ def openapi(operations: Iterable[Operation], version: str) -> Schema:
     @param version: the agent's.
     """
     operations = tuple(operations)
-    bodies = list(dict.fromkeys(_kinds(operations)))
-    references, schemas = components(bodies)
-    known = dict(zip(bodies, references, strict=True))
+    answers = (answer for each in operations for answer in each.all_answers.values())
+    known, schemas = components(
+        (answer.kind for answer in answers if answer.kind is not None),
+        taken=(each.body for each in operations if each.body is not None),
+    )
     paths: dict[str, Schema] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, known)
@@ -72,15 +74,6 @@ def _parameter(name: str, about: Schema) -> Schema:
     if about.get("default") == "":
         del about["default"]  # it stands for none, and can't be sent
     return {"name": name, "in": "query", "description": description, "required": False, "schema": about}
-
-
-def _kinds(operations: Iterable[Operation]) -> Iterator[Any]:
-    for operation in operations:
-        if operation.body is not None:
-            yield operation.body
-        for answer in operation.all_answers.values():
-            if answer.kind is not None:
-                yield answer.kind
 
 
 def _operation(operation: Operation, known: Mapping[Any, Schema]) -> Schema:

@@ -18,18 +18,24 @@ _LINK: Final = re.compile(r"L\{([^<}]*)(?:<[^}]*>)?\}")
 Schema = dict[str, Any]
 
 
-def components(kinds: Iterable[Any]) -> tuple[list[Schema], dict[str, Schema]]:
+def components(sent: Iterable[Any], taken: Iterable[Any] = ()) -> tuple[dict[Any, Schema], dict[str, Schema]]:
     """
-    The schemas of C{kinds}, which all are or hold structs.
+    The schemas of types, which all are or hold structs.
 
-    @return: for each of them a reference or a schema, and all that these refer to, by name.
+    @param sent: what the agent says: of these every field is there, unless its struct leaves defaults out.
+    @param taken: what it is told: of these only those must be there that have no default.
+    @return: for each type a reference or a schema, and all that these refer to, by name.
     """
-    kinds = list(kinds)
+    taken = list(dict.fromkeys(taken))
+    kinds = list(dict.fromkeys([*sent, *taken]))
     references, schemas = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     structs = {struct.__name__: struct for struct in _structs(msgspec.inspect.multi_type_info(kinds))}
+    given = {struct.__name__ for struct in _structs(msgspec.inspect.multi_type_info(taken))}
     for name, schema in schemas.items():
         _document(schema, structs[name])
-    return list(references), dict(sorted(schemas.items()))
+        if name not in given:
+            _complete(schema, structs[name])
+    return dict(zip(kinds, references, strict=True)), dict(sorted(schemas.items()))
 
 
 def plain(text: str) -> str:
@@ -38,14 +44,18 @@ def plain(text: str) -> str:
 
 
 def _document(schema: Schema, struct: type[msgspec.Struct]) -> None:
-    """What the struct's docstring says; and that every field is sent, where that is so."""
+    """Write in what the struct's docstring says."""
     schema["description"] = about(struct)
     texts = _field_texts(struct)
     for field in msgspec.structs.fields(struct):
-        described = schema["properties"][field.encode_name]
-        described.pop("default", None)  # a default of the code, not of the reader
         if field.name in texts:
-            described.setdefault("description", texts[field.name])
+            schema["properties"][field.encode_name].setdefault("description", texts[field.name])
+
+
+def _complete(schema: Schema, struct: type[msgspec.Struct]) -> None:
+    """Say that every field is sent, where that is so: a default is the code's affair, not the reader's."""
+    for described in schema["properties"].values():
+        described.pop("default", None)
     if not struct.__struct_config__.omit_defaults:
         schema["required"] = list(schema["properties"])
 

@@ -250,13 +250,28 @@ class SchemaTests(ApiCase):
     def test_struct(self) -> None:
         """Docstrings become descriptions, in whatever a struct is held."""
         references, schemas = components([Outer])
-        self.assertEqual(references, [{"$ref": "#/components/schemas/Outer"}])
+        self.assertEqual(references, {Outer: {"$ref": "#/components/schemas/Outer"}})
         self.assertEqual(schemas["Outer"]["description"], "Something with `code` and `a link`.")
         properties = schemas["Outer"]["properties"]
         self.assertEqual(properties["inner"]["description"], "What is in it, which goes over two lines.")
         self.assertEqual(properties["pair"]["description"], "`x` and y.")
         self.assertEqual(schemas["Outer"]["required"], ["inner"])
         self.assertEqual(schemas["Inner"]["description"], "Something inside.")
+
+    def test_taken(self) -> None:
+        """Of what the agent is told, a field with a default may be missing, and the default is said."""
+
+        class Asked(msgspec.Struct):
+            """A question."""
+
+            what: str
+            limit: int = 5
+
+        _, schemas = components([], taken=[Asked])
+        self.assertEqual(schemas["Asked"]["required"], ["what"])
+        self.assertEqual(schemas["Asked"]["properties"]["limit"]["default"], 5)
+        _, schemas = components([Asked])
+        self.assertEqual(schemas["Asked"]["required"], ["what", "limit"])
 
     def test_plain(self) -> None:
         """Braces in code are no end of it."""
