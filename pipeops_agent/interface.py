@@ -19,7 +19,7 @@ from pipeops_agent.web.api.health import HealthView
 from pipeops_agent.web.api.lists import ClusterLists
 from pipeops_agent.web.api.probes import Probes
 from pipeops_agent.web.api.routes import api_routes
-from pipeops_agent.web.api.runtime import Runtime, this_process
+from pipeops_agent.web.api.runtime import Connections, Runtime, this_process
 from pipeops_agent.web.api.settings import SettingsView
 from pipeops_agent.web.canary import canary_route
 from pipeops_agent.web.listener import Listener
@@ -62,7 +62,9 @@ class Interface(MultiService):
         reactor, wall, board = common.reactor, common.wall, common.board
         self._lag = lag = ReactorLag(reactor)
         common.metrics.read_lag_from(lambda: lag.worst)
-        self._runtime = Runtime(reactor, wall, board, lambda: lag.worst, this_process())
+        self._runtime = Runtime(
+            reactor, wall, board, lambda: lag.worst, this_process(), connections=self._connections
+        )
         probes = Probes(
             reactor,
             wall,
@@ -119,6 +121,10 @@ class Interface(MultiService):
                 lists=self._lists,
             ),
         ]
+
+    def _connections(self) -> Connections:
+        metrics = self._common.metrics
+        return Connections(websocket=metrics.connections("websocket"), sse=metrics.connections("sse"))
 
     @property
     def scheme(self) -> str:

@@ -159,6 +159,10 @@ class Metrics:
         """Ask C{source} how many connections of this kind are open."""
         self._sources.connections[kind] = source
 
+    def connections(self, kind: Literal["websocket", "sse"]) -> int:
+        """How many connections of this kind are open."""
+        return self._sources.connections[kind]()
+
     def read_cluster_from(self, source: Callable[[], ClusterCounts | None]) -> None:
         """Ask C{source} how much the cluster holds; None: not known at the moment."""
         self._sources.cluster = source

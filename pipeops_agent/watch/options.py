@@ -47,9 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("status", help="how the agent is; status 1 where it is not well")
     events = actions.add_parser("events", help="what happens, for ever")
-    events.add_argument(
-        "channels", nargs="*", choices=[*CHANNELS, []], metavar="CHANNEL", help=", ".join(CHANNELS)
-    )
+    events.add_argument("channels", nargs="*", metavar="CHANNEL", help=", ".join(CHANNELS))
     metrics = actions.add_parser("metrics", help="what the agent uses, again and again")
     metrics.add_argument("--interval", type=_seconds, default=5.0, help="seconds, 5 by default")
     logs = actions.add_parser("logs", help="the agent's log, or a pod's")
@@ -62,9 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     send.add_argument("target", nargs="?", default="", help="KIND/NAME")
     send.add_argument("--namespace", "-n", default="")
     send.add_argument("--container", "-c", default="")
-    send.add_argument(
-        "--arg", "-a", action="append", default=[], metavar="NAME=VALUE", help="VALUE may be JSON"
-    )
+    send.add_argument("--arg", "-a", action="append", default=[], metavar="NAME=VALUE", help="it may be JSON")
     send.add_argument("--timeout", type=_seconds)
     words, rest = _split(arguments)
     options = parser.parse_args(words)

@@ -195,7 +195,8 @@ def _shape(schema: Mapping[str, Any]) -> str:
 
 def _range(schema: Mapping[str, Any]) -> str:
     parts = [f", {schema['minimum']} to {schema['maximum']}"] if "maximum" in schema else []
-    parts += [f", by default {schema['default']}"] if "default" in schema else []
+    if "default" in schema:
+        parts.append(f", by default {msgspec.json.encode(schema['default']).decode()}")
     return "".join(parts)
 
 

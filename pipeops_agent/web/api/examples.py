@@ -25,6 +25,7 @@ from pipeops_agent.web.api.lists import DeploymentList, EventList, ListWorth, No
 from pipeops_agent.web.api.runtime import (
     Bandwidth,
     Collector,
+    Connections,
     Cpu,
     Descriptors,
     Memory,
@@ -46,6 +47,7 @@ _RUNTIME: Final = RuntimeFigures(
     garbage_collector=Collector(collections=(412, 37, 3), collected=9214, uncollectable=0),
     reactor_lag=0.0012,
     bandwidth=Bandwidth(bytes_in=18_204, bytes_out=904_112, rate_in=12.5, rate_out=640.0),
+    connections=Connections(websocket=1, sse=2),
     rate_seconds=15.0,
 )
 _WORTH: Final = ListWorth(state="live", since=_START, synced=_START)

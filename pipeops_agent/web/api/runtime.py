@@ -89,6 +89,18 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
     rate_out: float
 
 
+class Connections(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Clients that stay connected.
+
+    @ivar websocket: those of C{/ws}.
+    @ivar sse: those of event streams.
+    """
+
+    websocket: int = 0
+    sse: int = 0
+
+
 class RuntimeFigures(msgspec.Struct, frozen=True, kw_only=True):
     """
     What this process uses, at one moment.
@@ -107,6 +119,7 @@ class RuntimeFigures(msgspec.Struct, frozen=True, kw_only=True):
     garbage_collector: Collector
     reactor_lag: float
     bandwidth: Bandwidth
+    connections: Connections
     rate_seconds: float
 
 
@@ -159,6 +172,7 @@ class Runtime(PeriodicService):
 
     @param lag: the reactor's, in seconds.
     @param read: what the system says of the process.
+    @param connections: the clients that are connected now.
     """
 
     def __init__(
@@ -168,6 +182,8 @@ class Runtime(PeriodicService):
         board: StatusBoard,
         lag: Callable[[], float],
         read: Callable[[], ProcessFigures],
+        *,
+        connections: Callable[[], Connections] = Connections,
     ) -> None:
         super().__init__(
             clock, self._sample, lambda: INTERVAL, what="sampling the runtime's figures", from_start=True
@@ -176,6 +192,7 @@ class Runtime(PeriodicService):
         self._board = board
         self._lag = lag
         self._read = read
+        self._connections = connections
         self._samples: deque[tuple[float, RuntimeFigures]] = deque(maxlen=SAMPLES)
 
     def now(self) -> RuntimeFigures:
@@ -207,6 +224,7 @@ class Runtime(PeriodicService):
                 rate_in=round(rate(bytes_in, before.bandwidth.bytes_in if before else 0), 1),
                 rate_out=round(rate(bytes_out, before.bandwidth.bytes_out if before else 0), 1),
             ),
+            connections=self._connections(),
             rate_seconds=round(span, 3),
         )
 

@@ -8,7 +8,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.figures import ForwardTraffic, TunnelTraffic
-from pipeops_agent.web.api.runtime import INTERVAL, SAMPLES, this_process
+from pipeops_agent.web.api.runtime import INTERVAL, SAMPLES, Connections, Runtime, this_process
 from tests.web.api.case import ApiCase
 
 
@@ -45,6 +45,7 @@ class NowTests(RuntimeCase):
                 "threads": 3,
                 "reactor_lag": 0.25,
                 "bandwidth": {"bytes_in": 0, "bytes_out": 0, "rate_in": 0.0, "rate_out": 0.0},
+                "connections": {"websocket": 0, "sse": 0},
                 "rate_seconds": 0.0,
             },
         )
@@ -71,6 +72,14 @@ class NowTests(RuntimeCase):
         self.use(2.6, 0)
         answer = self.get("/api/metrics/runtime").json
         self.assertEqual((answer["cpu"]["percent"], answer["rate_seconds"]), (10.0, INTERVAL + 1))
+
+    def test_connections(self) -> None:
+        """Those who stay connected are counted at the moment of the question."""
+        counts = [Connections(websocket=2, sse=1)]
+        runtime = Runtime(
+            self.clock, self.wall, self.board, lambda: 0.0, lambda: self.process, connections=counts.pop
+        )
+        self.assertEqual(runtime.now().connections, Connections(websocket=2, sse=1))
 
     def test_counter_that_went_back(self) -> None:
         """No rate is negative."""
