@@ -8,7 +8,7 @@ newest first: one that happens again moves to the front.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar, cast
@@ -34,9 +34,6 @@ _AGE_DIGITS: Final = 16
 _AGES: Final = 1 << 62
 
 Kept = TypeVar("Kept", bound=Object)
-
-Sight = Callable[[Caller, Resource], Awaitable[Callable[[str], bool]]]
-"""Which namespaces' objects of a kind a caller may see; empty: those of objects that have none."""
 
 
 class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,9 +182,30 @@ class Cluster(Protocol):
         """What it holds."""
 
 
-async def sight_by_scope(caller: Caller, resource: Resource) -> Callable[[str], bool]:
-    """What the caller's scopes let it see."""
-    return lambda namespace: caller.allows("list", kind=resource.name, namespace=namespace)
+class Sight(Protocol):
+    """What a caller may see."""
+
+    async def namespaces(
+        self, caller: Caller, verb: str, resource: Resource, known: Collection[str]
+    ) -> frozenset[str] | None:
+        """
+        The namespaces whose objects C{caller} may see; None: all of them, and what has no namespace.
+
+        @param known: the namespaces that there are.
+        @raise Refusal: that can't be found out now.
+        """
+
+
+class SightByScope:
+    """What a caller may see by its scopes alone."""
+
+    async def namespaces(
+        self, caller: Caller, verb: str, resource: Resource, known: Collection[str]
+    ) -> frozenset[str] | None:
+        """See L{Sight.namespaces}."""
+        if caller.allows(verb, kind=resource.name):
+            return None
+        return frozenset(each for each in known if caller.allows(verb, kind=resource.name, namespace=each))
 
 
 class ClusterLists:
@@ -200,12 +218,12 @@ class ClusterLists:
     """
 
     def __init__(
-        self, cluster: Cluster, board: StatusBoard, scope: Callable[[], Scope], sight: Sight = sight_by_scope
+        self, cluster: Cluster, board: StatusBoard, scope: Callable[[], Scope], sight: Sight | None = None
     ) -> None:
         self._cluster = cluster
         self._board = board
         self._scope = scope
-        self._sight = sight
+        self._sight = SightByScope() if sight is None else sight
 
     async def page(self, caller: Caller, listed: Listed, query: PageQuery) -> ObjectList[Any]:
         """
@@ -249,15 +267,26 @@ class ClusterLists:
             scope.check("list", resource, namespace or None)
         except OutOfReach as error:
             raise Refusal(403, "out_of_reach", str(error)) from None
-        may = await self._sight(caller, resource)
-        if (namespace or not resource.namespaced) and not may(namespace):
+        known = {*self._namespaces(resource), *([namespace] if namespace else ())}
+        may = await self._sight.namespaces(caller, "list", resource, known)
+        if may is not None and (namespace not in may if namespace else not resource.namespaced):
             where = f" in namespace {namespace}" if namespace else ""
             raise Refusal(403, "forbidden", f"this token does not let you see {resource.name}{where}")
 
         def shown(name: str) -> bool:
-            return (not namespace or name == namespace) and (not name or scope.reaches(name)) and may(name)
+            return (
+                (not namespace or name == namespace)
+                and (may is None or name in may)
+                and (not name or scope.reaches(name))
+            )
 
         return cache(shown)  # asked once for each namespace, not for each object
+
+    def _namespaces(self, resource: Resource) -> Iterable[str]:
+        """Those that there are; where the agent may not list them, those that something is in."""
+        inventory = self._cluster.inventory
+        names, keys = inventory["namespaces"].keys(), inventory[resource.plural].keys()
+        return names or {key.partition("/")[0] for key in keys}
 
     def _worth(self, kind: str) -> ListWorth:
         cluster = self._board.now.cluster

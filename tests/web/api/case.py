@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.inventory import Inventory
-from pipeops_agent.cluster.resources import Resource
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.health import Feature, Registry
 from pipeops_agent.scheduling import sleep
 from pipeops_agent.settings import Loaded, Settings
 from pipeops_agent.web.api.connectivity import ConnectivityService, Trial, Trials
 from pipeops_agent.web.api.health import HealthView
-from pipeops_agent.web.api.lists import ClusterLists, sight_by_scope
+from pipeops_agent.web.api.lists import ClusterLists, Sight, SightByScope
 from pipeops_agent.web.api.routes import api_routes
 from pipeops_agent.web.api.runtime import ProcessFigures, Runtime
 from pipeops_agent.web.api.settings import SettingsView
@@ -69,12 +66,12 @@ class ApiCase(SiteCase):
             runtime=self.runtime,
             connectivity=self.connectivity,
             settings=SettingsView(lambda: self.loaded, lambda: self.settings),
-            lists=ClusterLists(self.cluster, self.board, lambda: self.scope, self.sight),
+            lists=ClusterLists(self.cluster, self.board, lambda: self.scope, self.sight()),
         )
 
-    async def sight(self, caller: Caller, resource: Resource) -> Callable[[str], bool]:
-        """What a caller may see: all that it has the scope for."""
-        return await sight_by_scope(caller, resource)
+    def sight(self) -> Sight:
+        """What says what a caller may see."""
+        return SightByScope()
 
     def trial(self, target: str, seconds: float = 0.0, error: Exception | None = None) -> Trial:
         """Something that is reached after so long, or not."""

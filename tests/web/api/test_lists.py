@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -14,13 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.inventory import Inventory
-from pipeops_agent.cluster.objects import KubeEvent, Node, Pod
+from pipeops_agent.cluster.objects import KubeEvent, Namespace, Node, Pod
 from pipeops_agent.cluster.resources import Resource
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.events import EventHub
 from pipeops_agent.status import KindStatus, StatusBoard
 from pipeops_agent.web.api.cursor import MAX_LENGTH, read_cursor, write_cursor
-from pipeops_agent.web.api.lists import LISTED, MAX_LIMIT, ClusterLists, NamespacedQuery
+from pipeops_agent.web.api.lists import LISTED, MAX_LIMIT, ClusterLists, NamespacedQuery, Sight, SightByScope
 from pipeops_agent.web.replies import Refusal
 from tests.web.api.case import ApiCase, Cluster
 from tests.web.harness import START
@@ -195,16 +195,30 @@ class BetweenPagesTests(ListCase):
         self.assertEqual(names(self.next_page(first)), ["b"])
 
 
+class Hiding:
+    """Hides some namespaces, or what has none, from everybody."""
+
+    def __init__(self, case: RightsTests) -> None:
+        self._case = case
+
+    async def namespaces(
+        self, caller: Caller, verb: str, resource: Resource, known: Collection[str]
+    ) -> frozenset[str] | None:
+        self._case.known = set(known)
+        return frozenset(known) - self._case.hidden if self._case.hidden else None
+
+
 class RightsTests(ListCase):
     """Who sees what."""
 
     def setUp(self) -> None:
         self.hidden: set[str] = set()
+        self.known: set[str] = set()
         super().setUp()
         self.put("shop/a", "web/b", "secret/c")
 
-    async def sight(self, caller: Caller, resource: Resource) -> Callable[[str], bool]:
-        return lambda namespace: (namespace or resource.plural) not in self.hidden
+    def sight(self) -> Sight:
+        return Hiding(self)
 
     def test_owners_namespaces(self) -> None:
         """What is out of reach is in no list, and asking for it is refused with the setting's name."""
@@ -237,6 +251,22 @@ class RightsTests(ListCase):
         answer = self.page("limit=1")
         self.assertEqual((names(answer), answer["continue"]), (["a"], None))
         self.assertIn("in namespace web", self.refused("/api/cluster/pods?namespace=web", 403))
+
+    def test_namespaces_that_there_are(self) -> None:
+        """They are told to who decides: those of the inventory, or where it has none those of the objects."""
+        self.page()
+        self.assertEqual(self.known, {"shop", "web", "secret"})
+        self.cluster.inventory["namespaces"].put(Namespace(name="empty", uid="e", resource_version="1"))
+        self.page("namespace=shop")
+        self.assertEqual(self.known, {"empty", "shop"})
+
+    def test_by_scope(self) -> None:
+        """Without anything else it is the caller's scopes that decide."""
+        nobody = Caller(subject="nobody", scopes=frozenset(), origin="10.0.0.7")
+        resource = PODS.resource
+        for caller, expected in ((READER, None), (nobody, frozenset())):
+            asking = SightByScope().namespaces(caller, "list", resource, ["shop"])
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(asking)), expected)
 
     def test_caller_without_nodes(self) -> None:
         """What has no namespace is seen or refused as a whole."""
