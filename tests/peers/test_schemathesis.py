@@ -12,8 +12,8 @@ from typing import Final
 from twisted.internet.utils import getProcessOutputAndValue
 
 from pipeops_agent.scheduling import bounded
+from tests.agent.cluster_house import ClusterHouse
 from tests.agent.house import REACTOR, TOKEN
-from tests.agent.test_cluster import ClusterHouse
 
 EXAMPLES: Final = int(os.environ.get("PIPEOPS_SCHEMATHESIS_EXAMPLES", "10"))
 """Requests for each operation and each way of making them."""
