@@ -14,6 +14,7 @@ from pipeops_agent.health import Feature, Registry
 from pipeops_agent.metrics import ReactorLag
 from pipeops_agent.parts import Common
 from pipeops_agent.settings import Loaded
+from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.api.connectivity import ConnectivityService
 from pipeops_agent.web.api.health import HealthView
 from pipeops_agent.web.api.lists import ClusterLists
@@ -75,7 +76,9 @@ class Interface(MultiService):
             tokens=common.tokens,
             clean=clean,
         )
-        self._lists = ClusterLists(cluster, board, lambda: Scope.of(common.settings()))
+        self._lists = ClusterLists(
+            cluster, board, lambda: Scope.of(common.settings()), RefusingSight(entrance.sight)
+        )
         self._connectivity = ConnectivityService(reactor, wall, probes.trials, probes.explain)
         self._access = entrance.access
         self._listener = self._listen(hostname)
@@ -109,9 +112,11 @@ class Interface(MultiService):
             runtime=self._runtime.now,
             version=build_info().version,
         )
+        realtime = self._realtime
+        realtime.status, realtime.metrics = health.detailed, self._runtime.now
         return [
             canary_route(common.canaries.answer),
-            *self._realtime.routes(),
+            *realtime.routes(),
             *api_routes(
                 self._access,
                 health=health,
@@ -119,6 +124,8 @@ class Interface(MultiService):
                 connectivity=self._connectivity,
                 settings=self._settings,
                 lists=self._lists,
+                more=realtime.operations(),
+                messages=realtime.messages,
             ),
         ]
 

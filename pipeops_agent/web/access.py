@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.interfaces import IAddress
 
 from pipeops_agent.access.denied import Denied, Reason
 from pipeops_agent.access.gate import Gate, Shown
+from pipeops_agent.access.kubernetes import Sight
 from pipeops_agent.access.limits import Busy, Kind, Limits, Place, TooMany
 from pipeops_agent.access.origins import Origin, origin_of
 from pipeops_agent.caller import OPERATE, READ, Caller
+from pipeops_agent.cluster.resources import Resource
 from pipeops_agent.own_sockets import OwnSockets
 from pipeops_agent.secrets import Secret
 from pipeops_agent.web.replies import Refusal
@@ -20,7 +22,7 @@ from pipeops_agent.web.replies import Refusal
 if TYPE_CHECKING:
     from pipeops_agent.web.request import AgentRequest
 
-__all__ = ["KEY_HEADER", "OPERATE", "READ", "Access", "refusal", "too_many"]
+__all__ = ["KEY_HEADER", "OPERATE", "READ", "Access", "RefusingSight", "refusal", "too_many"]
 
 KEY_HEADER: Final = "X-Session-Key"
 """Where the page shows its session's key."""
@@ -162,6 +164,26 @@ def _bearer(request: AgentRequest) -> Secret | None:
 
 def _secret(text: str | None) -> Secret | None:
     return Secret(text) if text and len(text) <= MAX_SHOWN else None
+
+
+class RefusingSight:
+    """What a caller sees of the cluster; where that can't be found out now, the request is refused."""
+
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+
+    async def namespaces(
+        self, caller: Caller, verb: str, resource: Resource, known: Collection[str]
+    ) -> frozenset[str] | None:
+        """
+        See L{Sight.namespaces}.
+
+        @raise Refusal: 429 or 503.
+        """
+        try:
+            return await self._sight.namespaces(caller, verb, resource, known)
+        except Denied as error:
+            raise refusal(error) from None
 
 
 def refusal(error: Denied) -> Refusal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 
 from pipeops_agent.clock import WallClock
@@ -16,7 +15,10 @@ from pipeops_agent.metrics import Metrics
 from pipeops_agent.realtime import EventFeed, LogFeed, present_state
 from pipeops_agent.settings import Settings
 from pipeops_agent.status import StatusBoard
+from pipeops_agent.tokens import TokenSource
 from pipeops_agent.web.access import Access
+from pipeops_agent.web.api.operation import Operation
+from pipeops_agent.web.api.streams import EVENTS, LOGS, WEBSOCKET
 from pipeops_agent.web.routes import Route
 from pipeops_agent.web.sse import EventStreams
 from pipeops_agent.web.websocket import Registry as Messages
@@ -35,6 +37,8 @@ class Surroundings(Protocol):
     @property
     def metrics(self) -> Metrics: ...
     @property
+    def tokens(self) -> TokenSource: ...
+    @property
     def settings(self) -> Callable[[], Settings]: ...
 
 
@@ -43,6 +47,7 @@ class Realtime:
     Made at start; what is switched off has no routes.
 
     @ivar messages: which messages C{/ws} understands: others may be added until it is started.
+    @ivar status: what C{get_status} is answered with, C{metrics} what C{get_metrics}; set before the start.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class Realtime:
         log: AgentLog,
         features: Registry[Feature],
     ) -> None:
-        self._board = board = common.board
+        board = common.board
+        self.status: Callable[[], Any] = dict
+        self.metrics: Callable[[], Any] = dict
         settings = common.settings
         self._events = EventFeed(common.reactor, hub)
         self._logs = LogFeed(common.reactor, hub.start, log)
@@ -87,6 +94,11 @@ class Realtime:
         sse = self._streams.routes() if self._switches.enable_sse else []
         return [*websocket, *sse]
 
+    def operations(self) -> list[Operation]:
+        """What these do, for descriptions."""
+        websocket = [WEBSOCKET] if self._switches.enable_websocket else []
+        return [*websocket, *([EVENTS, LOGS] if self._switches.enable_sse else [])]
+
     def start(self) -> None:
         """Keep log records, and clients alive, from now on."""
         self._logs.begin()
@@ -103,10 +115,8 @@ class Realtime:
 
         return ending.addCallback(ended)
 
-    def _status(self) -> Mapping[str, Any]:
-        status: Mapping[str, Any] = msgspec.to_builtins(self._board.now)
-        return status
+    def _status(self) -> Any:
+        return self.status()
 
-    def _metrics(self) -> Mapping[str, Any]:
-        connections = {"websocket": len(self._websockets), "sse": len(self._streams)}
-        return {"tunnel": msgspec.to_builtins(self._board.traffic()), "connections": connections}
+    def _metrics(self) -> Any:
+        return self.metrics()

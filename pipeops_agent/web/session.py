@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import msgspec
 
 from pipeops_agent.access.denied import Denied
-from pipeops_agent.clock import WallClock
+from pipeops_agent.clock import Moment, WallClock
 from pipeops_agent.web import replies
 from pipeops_agent.web.access import Access, refusal
 from pipeops_agent.web.replies import Refusal, Reply
@@ -30,7 +30,7 @@ class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     scopes: list[str]
     key: str
-    expires: datetime
+    expires: Moment
 
 
 class SessionPages:

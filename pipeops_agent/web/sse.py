@@ -19,9 +19,11 @@ from twisted.logger import Logger
 
 from pipeops_agent.events import CHANNELS
 from pipeops_agent.realtime import Encoding, Entry, EventFeed, Feed, LogFeed, Missed, Reader
-from pipeops_agent.realtime.agent_logs import LOG, RECORDS
+from pipeops_agent.realtime.agent_logs import LOG
 from pipeops_agent.scheduling import PeriodicService
 from pipeops_agent.web.access import OPERATE, READ, Access
+from pipeops_agent.web.api.query import Query, bad_parameter, read_query
+from pipeops_agent.web.api.streams import EventsQuery, LogsQuery
 from pipeops_agent.web.limits import check_room
 from pipeops_agent.web.replies import Refusal
 from pipeops_agent.web.request import AgentRequest
@@ -209,7 +211,8 @@ class EventStreams:
         @raise Refusal: 400, a channel that does not exist; 401; 403; 503, too many clients, or a stop.
         """
         caller = await self._access.require(request, READ)
-        channels = _channels(request, operate=caller.allows(OPERATE))
+        asked = _query(request, EventsQuery).channels
+        channels = _channels(asked, operate=caller.allows(OPERATE))
         self._check_room()
         last = request.getHeader("last-event-id") or ""
 
@@ -226,18 +229,16 @@ class EventStreams:
         @raise Refusal: as L{events}; 400 also for a number that is none; 404 for a pod's.
         """
         await self._access.require(request, READ)
-        asked = _query(request)
-        if asked.keys() & {"namespace", "pod", "container"}:
+        asked = _query(request, LogsQuery)
+        if asked.namespace or asked.pod or asked.container:
             raise Refusal(404, "not_found", "this version of the agent serves no logs of pods")
-        tail = _number(asked.get("tail", "0"), most=RECORDS)
-        follow = asked.get("follow", "true") != "false"
         self._check_room()
         last = request.getHeader("last-event-id") or ""
-        after = max(0, self._logs.journal.last - tail)
+        after = max(0, self._logs.journal.last - asked.tail)
 
         def begin(body: Body) -> None:
             subscriber = self._enter(body, self._logs, None)
-            subscriber.begin(frozenset({LOG}), self._log_form, last, after, follow=follow)
+            subscriber.begin(frozenset({LOG}), self._log_form, last, after, follow=asked.follow)
 
         return Stream(begin=begin, content_type=CONTENT_TYPE, headers=_HEADERS)
 
@@ -277,27 +278,18 @@ def _event(name: str, data: Mapping[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
 
 
-def _query(request: AgentRequest) -> dict[str, str]:
-    """The query's fields; of one that comes twice the last."""
-    args = request.args or {}
-    return {name.decode("latin-1"): values[-1].decode("latin-1") for name, values in args.items()}
+def _query(request: AgentRequest, kind: type[Query]) -> Query:
+    """@raise Refusal: 400, a parameter is wrong."""
+    return read_query(request.uri.partition(b"?")[2], kind)
 
 
-def _channels(request: AgentRequest, *, operate: bool) -> frozenset[str]:
+def _channels(asked: str, *, operate: bool) -> frozenset[str]:
     """@raise Refusal: a channel that is none, or not for this caller."""
-    asked = _query(request).get("channels")
-    if asked is None:
+    if not asked:
         return frozenset(CHANNELS) if operate else frozenset(CHANNELS) - {"audit"}
     channels = frozenset(name for name in asked.split(",") if name)
     if not channels or channels - frozenset(CHANNELS):
-        raise Refusal(400, "unknown_channel", f"channels are {', '.join(CHANNELS)}")
+        raise bad_parameter("channels", f"expected of {', '.join(CHANNELS)}, with commas between them")
     if "audit" in channels and not operate:
         raise Refusal(403, "forbidden", "the channel audit needs the scope operate")
     return channels
-
-
-def _number(text: str, *, most: int) -> int:
-    """@raise Refusal: it is no number from 0 to C{most}."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
-        raise Refusal(400, "bad_request", f"expected a number from 0 to {most}")
-    return int(text)

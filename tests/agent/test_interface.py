@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema_rs
+import msgspec
+
 from pipeops_agent.sandbox import faults
 from pipeops_agent.settings import Loaded
 from pipeops_agent.settings.model import DenySettings
 from pipeops_agent.web.api import connectivity
 from tests.agent.cluster_house import ClusterHouse, pod
-from tests.agent.house import TOKEN, change, look_until
+from tests.agent.house import TOKEN, change, free_port, look_until
 
 
 class InterfaceHouse(ClusterHouse):
@@ -171,3 +174,41 @@ class ListTests(InterfaceHouse):
         await self.until_connected()
         code, body = await self.get("/api/cluster/pods", token=TOKEN)
         self.assertEqual((code, json.loads(body)["error"]["code"]), (404, "no_cluster"))
+
+
+class DescriptionTests(InterfaceHouse):
+    """What the agent says that it can be asked."""
+
+    async def test_all_routes(self) -> None:
+        """Every route but the canary's is described, and nothing that is none; switched off or on."""
+        self.start_sandbox()
+        for switched in (True, False):
+            server = {"enable_websocket": switched, "enable_sse": switched, "port": free_port()}
+            agent = self.start_agent(self.settings(server=server))
+            await self.until_connected()
+            document = json.loads((await self.get("/openapi.json"))[1])
+            described = {
+                (path, method.upper()) for path, methods in document["paths"].items() for method in methods
+            }
+            table = agent.http._listener.site.router._tables.items()
+            routes = {("/".join(segments), method) for segments, handlers in table for method in handlers}
+            self.assertEqual(described, routes - {("/canary/{nonce}", "GET")})
+            self.assertEqual(("/ws", "GET") in described, switched)
+            await agent.stopService()
+
+    async def test_messages(self) -> None:
+        """All that C{/ws} understands, and what it answers, is as described."""
+        self.start_sandbox()
+        agent = self.start_agent()
+        await self.until_connected()
+        document = json.loads((await self.get("/asyncapi.json"))[1])
+        taken = {name.removeprefix("take_") for name in document["operations"] if name.startswith("take_")}
+        self.assertEqual(taken, {message.name for message in agent.realtime.messages})
+        for name, data in (
+            ("status_response", agent.realtime.status()),
+            ("metrics_response", agent.realtime.metrics()),
+        ):
+            payload = document["components"]["messages"][name]["payload"]
+            message = {"type": name, "timestamp": "2025-10-15T08:00:00Z", "data": msgspec.to_builtins(data)}
+            schema = {**payload, "components": document["components"]}
+            jsonschema_rs.validator_for(schema).validate(message)

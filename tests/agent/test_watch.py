@@ -8,8 +8,8 @@ import sys
 
 from twisted.internet.utils import getProcessOutputAndValue
 
-from pipeops_agent.scheduling import bounded
-from tests.agent.house import REACTOR, TOKEN, House
+from pipeops_agent.scheduling import as_deferred, bounded, sleep
+from tests.agent.house import REACTOR, TOKEN, House, look_until
 
 
 class WatchTests(House):
@@ -59,3 +59,42 @@ class WatchTests(House):
         self.assertEqual((out, status, len(errors.splitlines())), ("", 1, 1))
         self.assertIn("401", errors)
         self.assertNotIn("wrong-token", errors)
+
+    async def test_events(self) -> None:
+        """What happens while it looks, after the present state; whoever reads no more ends it."""
+        await self.start()
+        watching = self.watch("$WATCH events agent | head -2")
+        running = as_deferred(watching)
+        await look_until(lambda: len(self.agent.realtime._streams), "the watch")
+        while not running.called:  # it learns that nobody reads when it writes
+            self.agent.board.set_registration(message="something with \x1b[2J in it")
+            self.agent.board.set_registration(message="something else")
+            await sleep(REACTOR, 0.1)
+        out, errors, _ = await running
+        first, second = out.splitlines()
+        self.assertTrue(first.startswith("status: agent_id="), out)
+        self.assertIn('agent.registration registration={"registered":true', second)
+        self.assertIn("\\u001b[2J", second)
+        self.assertEqual(errors, "")
+
+    async def test_logs(self) -> None:
+        """The last records, and the end."""
+        await self.start()
+        out, errors, status = await self.watch("$WATCH logs --tail 3 --no-follow")
+        self.assertEqual((len(out.splitlines()), errors, status), (3, "", 0))
+        out, _, _ = await self.watch("$WATCH --json logs --tail 1000 --no-follow")
+        records = [json.loads(line)["data"] for line in out.splitlines()]
+        self.assertIn("registered as cluster", "".join(record["msg"] for record in records))
+
+    async def test_unknown_channel(self) -> None:
+        """The agent's own words, and status 1."""
+        await self.start()
+        _, errors, status = await self.watch("$WATCH events nonsense")
+        self.assertEqual(status, 1)
+        self.assertIn("400: channels: expected of health,", errors)
+
+    async def test_unknown_command(self) -> None:
+        """A version that has no commands says so, over the WebSocket."""
+        await self.start()
+        _, errors, status = await self.watch("$WATCH send restart deployment/web -n shop")
+        self.assertEqual((errors, status), ("unknown_type: there is no message of this type\n", 1))

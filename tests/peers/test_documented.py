@@ -54,7 +54,8 @@ class ExampleTests(ClusterHouse):
             if "error" in answer:
                 self.assertEqual(answer, msgspec.json.decode(shown))
                 continue
-            described = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
+            method = "post" if " -X POST " in command else "get"
+            described = document["paths"][path][method]["responses"]["200"]["content"]["application/json"]
             schema = {**described["schema"], "components": document["components"]}
             jsonschema_rs.validator_for(schema, validate_formats=True).validate(answer)
             checked.add(path)

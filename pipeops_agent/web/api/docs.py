@@ -9,16 +9,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from pipeops_agent.made_page import make_page
+from pipeops_agent.web.api.asyncapi import asyncapi
 from pipeops_agent.web.api.examples import EXAMPLES
+from pipeops_agent.web.api.messages import OUTGOING, REQUESTS
 from pipeops_agent.web.api.openapi import openapi, parameters
 from pipeops_agent.web.api.operation import COMMON, Operation
-from pipeops_agent.web.api.operations import OPERATIONS
+from pipeops_agent.web.api.operations import OPERATIONS as ANSWERED
 from pipeops_agent.web.api.schemas import Schema
+from pipeops_agent.web.api.streams import EVENTS, LOGS, WEBSOCKET
+from pipeops_agent.web.websocket import standard_messages
+
+OPERATIONS: Final = (*ANSWERED, EVENTS, LOGS, WEBSOCKET)
 
 FILE: Final = Path("docs/api.md")
 
@@ -80,16 +86,46 @@ given, with the state `broken` and the time since when.
 """
 
 
+_WEBSOCKET: Final = """\
+## The WebSocket
+
+`/ws` takes text messages, one JSON object each: `{"type": ..., "id": ..., "data": {...}}`, where the last two
+may be missing, and says `{"type": ..., "timestamp": ..., "data": {...}, "id": ...}` with the `id` of the
+message that it answers. Binary messages, malformed UTF-8 and messages over 1 MiB end the connection; whatever
+else is wrong is answered with `error`.
+"""
+
+# They are described, not called.
+_STANDARD: Final = standard_messages(status=dict, metrics=dict, logs=cast(Any, None))
+
+
 def render() -> str:
     """The whole page."""
     document = openapi(OPERATIONS, "")
     parts = [_INTRODUCTION, *_common(), _PAGES, "## Overview", "", *_overview(), "", "## Operations", ""]
     for operation in OPERATIONS:
         parts += _operation(operation)
-    parts += ["## Types", ""]
-    for name, schema in document["components"]["schemas"].items():
+    parts += [_WEBSOCKET, *_messages(), "## Types", ""]
+    messages = asyncapi(_STANDARD, "")
+    schemas = {**document["components"]["schemas"], **messages["components"]["schemas"]}
+    for name, schema in sorted(schemas.items()):
         parts += _type(name, schema)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _messages() -> Iterator[str]:
+    yield "| to the agent | data | | answered by |"
+    yield "|---|---|---|---|"
+    for taken in _STANDARD:
+        request = REQUESTS[taken.name]
+        replies = ", ".join(f"`{reply}`" for reply in request.replies)
+        yield f"| `{taken.name}` | {_body(taken.data, ())} | {request.text} | {replies} |"
+    yield ""
+    yield "| from the agent | data | |"
+    yield "|---|---|---|"
+    for message in OUTGOING:
+        yield f"| `{message.name}` | {_body(message.data, ()) or 'object'} | {message.text} |"
+    yield ""
 
 
 def _common() -> Iterator[str]:
@@ -142,9 +178,11 @@ def _parameters(operation: Operation) -> Iterator[str]:
 
 
 def _example(operation: Operation) -> Iterator[str]:
-    token = ' -H "Authorization: Bearer $TOKEN"' if operation.needs else ""
+    shows = operation.needs is not None or operation.method != "GET"
+    token = ' -H "Authorization: Bearer $TOKEN"' if shows else ""
+    method = "" if operation.method == "GET" else f" -X {operation.method}"
     yield "```sh"
-    yield f'curl -sS{token} "$AGENT{operation.path}{operation.example}"'
+    yield f'curl -sS{method}{token} "$AGENT{operation.path}{operation.example}"'
     yield "```"
     yield ""
     yield "```json"
@@ -195,8 +233,9 @@ def _shape(schema: Mapping[str, Any]) -> str:
 
 def _range(schema: Mapping[str, Any]) -> str:
     parts = [f", {schema['minimum']} to {schema['maximum']}"] if "maximum" in schema else []
-    if "default" in schema:
-        parts.append(f", by default {msgspec.json.encode(schema['default']).decode()}")
+    parts += (
+        [f", by default {msgspec.json.encode(schema['default']).decode()}"] if "default" in schema else []
+    )
     return "".join(parts)
 
 

@@ -33,6 +33,7 @@ from pipeops_agent.web.api.runtime import (
     RuntimeHistory,
 )
 from pipeops_agent.web.api.settings import Setting, SettingsAnswer
+from pipeops_agent.web.session import SignedIn
 
 _START: Final = datetime(2025, 10, 15, 8, 0, tzinfo=UTC)
 _NOW: Final = datetime(2025, 10, 15, 9, 0, tzinfo=UTC)
@@ -251,6 +252,12 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         python_version="3.13.9",
         twisted_version="26.4.0",
         full_version="pipeops-agent 1.0.0 (3f2a9c1b7d5e, 2025-10-15T08:00:00Z) Python 3.13.9 Twisted 26.4.0",
+    ),
+    "sign_in": SignedIn(
+        subject="dashboard",
+        scopes=["read"],
+        key="8d0c2f7b1e6a4953a2c4d6e8f0b1a3c5",
+        expires=datetime(2025, 10, 15, 21, 0, tzinfo=UTC),
     ),
     "get_detailed_health": _HEALTH,
     "get_features": Features(

@@ -13,6 +13,7 @@ from pipeops_agent.web.api.lists import LISTED, Listed, NamespacedQuery, PageQue
 from pipeops_agent.web.api.operation import Answer, Operation
 from pipeops_agent.web.api.runtime import RuntimeFigures, RuntimeHistory
 from pipeops_agent.web.api.settings import SettingsAnswer
+from pipeops_agent.web.session import SignedIn
 
 
 def _one(kind: Any, text: str) -> dict[int, Answer]:
@@ -55,8 +56,11 @@ BASIC: Final = (
         summary="Prometheus metrics",
         text="OpenMetrics for those who ask for it by `Accept`, else Prometheus text.",
         needs=None,
-        optional="`read`, where a setting asks for it",
-        answers={200: Answer("All metrics.", content_types=(TEXT_FORMAT, OPENMETRICS_FORMAT))},
+        optional="`read`, where `server.protect_metrics` is set",
+        answers={
+            200: Answer("All metrics.", content_types=(TEXT_FORMAT, OPENMETRICS_FORMAT)),
+            403: Answer("The token does not have the scope.", Error),
+        },
     ),
     Operation(
         path="/",
@@ -76,6 +80,44 @@ BASIC: Final = (
         path="/openapi.json",
         name="get_openapi",
         summary="This interface in OpenAPI 3.1",
+        needs=None,
+        answers=_one(dict[str, Any], "The description."),
+    ),
+    Operation(
+        method="POST",
+        path="/api/session",
+        name="sign_in",
+        summary="A browser's sign-in",
+        text="The cookie alone is worth nothing: each request also shows the key, in `X-Session-Key`.",
+        needs=None,
+        optional="any token",
+        answers={
+            200: Answer(
+                "A session, with what the token allows.",
+                SignedIn,
+                headers=(("Set-Cookie", "string", "The session's cookie, which no script reads."),),
+            ),
+            403: Answer("The token came over plain HTTP.", Error),
+        },
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/session",
+        name="sign_out",
+        summary="The end of a browser's sign-in",
+        needs=None,
+        optional="a session",
+        answers={
+            204: Answer(
+                "It is over.", headers=(("Set-Cookie", "string", "Makes the browser forget the cookie."),)
+            ),
+            403: Answer("The credential came over plain HTTP.", Error),
+        },
+    ),
+    Operation(
+        path="/asyncapi.json",
+        name="get_asyncapi",
+        summary="The messages of `/ws` in AsyncAPI 3",
         needs=None,
         answers=_one(dict[str, Any], "The description."),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +27,7 @@ from pipeops_agent.web.websocket.running import Call
 MAX_LOG_STREAMS: Final = 50
 """Streams of the agent's own log at one time, for all clients together."""
 
-Snapshot = Callable[[], Mapping[str, Any]]
+Snapshot = Callable[[], Any]
 
 
 def standard_messages(*, status: Snapshot, metrics: Snapshot, logs: LogFeed) -> list[MessageType]:

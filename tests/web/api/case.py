@@ -67,6 +67,8 @@ class ApiCase(SiteCase):
             connectivity=self.connectivity,
             settings=SettingsView(lambda: self.loaded, lambda: self.settings),
             lists=ClusterLists(self.cluster, self.board, lambda: self.scope, self.sight()),
+            more=[],
+            messages=[],
         )
 
     def sight(self) -> Sight:

@@ -29,7 +29,7 @@ class ServingTests(ApiCase):
     def test_wrong_token(self) -> None:
         """401, and that it is the token's fault."""
         for path in PATHS:
-            answer = self.ask(path, patience=10, Authorization="Bearer wrong")
+            answer = self.ask(path, patience=100.0, Authorization="Bearer wrong")
             self.assertEqual(answer.code, 401, path)
             self.assertIn('error="invalid_token"', answer.headers["WWW-Authenticate"])
 
@@ -86,4 +86,4 @@ class ScopeTests(ApiCase):
     def test_forbidden(self) -> None:
         """403, which names the scope."""
         for path in PATHS:
-            self.assertEqual(self.refused(path, 403), "this needs the scope read")
+            self.assertIn("read", self.refused(path, 403))
