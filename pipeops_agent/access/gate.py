@@ -118,6 +118,10 @@ class Gate:
         await self._session(shown.session, shown.key, origin)
         self._sessions.close(shown.session)
 
+    def has_session(self, shown: Shown) -> bool:
+        """Whether a session is shown that holds; without its key it is nobody's yet."""
+        return shown.session is not None and self._sessions.find(shown.session) is not None
+
     @staticmethod
     def require(caller: Caller | None, right: str, *, partly: bool = False) -> Caller:
         """

@@ -122,7 +122,7 @@ class Limits:
         if self._held[key] >= getattr(self._of(origin), kind):
             most = self._held[key]
             raise TooMany(f"no more than {most} {_WORDS[kind]} of one client at one time", RETRY)
-        most_in_all = getattr(self._settings().total, kind, None)  # connections are bounded by the site
+        most_in_all = getattr(self._settings().total, kind, None)  # else whoever has them counts them all
         if most_in_all is not None and self._held_in_all[kind] >= most_in_all:
             raise Busy(f"no more than {most_in_all} {_WORDS[kind]} at one time", RETRY)
         self._held[key] += 1

@@ -124,15 +124,12 @@ class TunnelLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TotalLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The same for all clients together, beyond which the answer is 503; with server.max_connections."""
+    """The same for all together, then 503. Connections: server.max_connections, realtime.max_connections."""
 
     requests: Annotated[
         int,
         About("Requests a second, for a time; twice as many at once.", Integer(1, 1_000_000), live=True),
     ] = 1000
-    subscriptions: Annotated[
-        int, About("Event streams and WebSockets at one time.", Integer(1, 100_000), live=True)
-    ] = 200
     commands: Annotated[
         int, About("Commands and proxied requests under way at one time.", Integer(1, 10_000), live=True)
     ] = 32

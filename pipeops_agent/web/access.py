@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from twisted.internet.interfaces import IAddress
 
 from pipeops_agent.access.denied import Denied, Reason
@@ -22,7 +23,7 @@ from pipeops_agent.web.replies import Refusal
 if TYPE_CHECKING:
     from pipeops_agent.web.request import AgentRequest
 
-__all__ = ["KEY_HEADER", "OPERATE", "READ", "Access", "RefusingSight", "refusal", "too_many"]
+__all__ = ["KEY_HEADER", "OPERATE", "READ", "Access", "Credential", "RefusingSight", "refusal", "too_many"]
 
 KEY_HEADER: Final = "X-Session-Key"
 """Where the page shows its session's key."""
@@ -40,6 +41,17 @@ _CODES: Final[dict[Reason, int]] = {
     "too_many": 429,
     "unavailable": 503,
 }
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What somebody shows, and where they are."""
+
+    shown: Shown
+    origin: Origin
+
+    def with_key(self, key: str) -> Credential:
+        """The same, with a session's key that comes in a message of its own."""
+        return Credential(msgspec.structs.replace(self.shown, key=_secret(key)), self.origin)
 
 
 class Access:
@@ -87,17 +99,21 @@ class Access:
         except TooMany as error:
             raise too_many(error) from None
 
-    async def caller(self, request: AgentRequest, *, key: str | None = None) -> Caller | None:
+    def credential(self, request: AgentRequest) -> Credential:
+        """
+        What C{request} shows, to be asked about as often as it takes.
+
+        @raise Refusal: 401, it is not to be understood.
+        """
+        return Credential(self.shown(request), self.origin(request))
+
+    async def caller(self, request: AgentRequest) -> Caller | None:
         """
         Who sent C{request}; None: somebody who shows no token. A session's cookie without its key is none.
 
-        @param key: the session's key, where it does not come in the header: a WebSocket's first message.
         @raise Refusal: 401, 403, 429 or 503, with a sentence.
         """
-        try:
-            return await self.gate.caller(self.shown(request, key), self.origin(request))
-        except Denied as error:
-            raise refusal(error) from None
+        return await self.known(self.credential(request))
 
     async def require(self, request: AgentRequest, right: str, *, partly: bool = False) -> Caller:
         """
@@ -106,7 +122,25 @@ class Access:
         @param partly: a narrowed one is enough, as each thing is asked for by L{Caller.allows} afterwards.
         @raise Refusal: 401 (no token, or a wrong one), 403 (the scope is missing, and which), 429 or 503.
         """
-        caller = await self.caller(request)
+        return await self.check(self.credential(request), right, partly=partly)
+
+    async def known(self, credential: Credential) -> Caller | None:
+        """Who has shown C{credential}; as L{caller}."""
+        try:
+            return await self.gate.caller(credential.shown, credential.origin)
+        except Denied as error:
+            raise refusal(error) from None
+
+    async def check(self, credential: Credential, right: str, *, partly: bool = False) -> Caller:
+        """Who has shown C{credential}, with the scope C{right}; as L{require}."""
+        return self.allow(await self.known(credential), right, partly=partly)
+
+    def allow(self, caller: Caller | None, right: str, *, partly: bool = False) -> Caller:
+        """
+        C{caller}, with the scope C{right}; as L{require}.
+
+        @raise Refusal: 401, 403.
+        """
         try:
             return self.gate.require(caller, right, partly=partly)
         except Denied as error:
@@ -131,7 +165,7 @@ class Access:
         prefix = "__Host-" if request.isSecure() else ""
         return f"{prefix}pipeops-session-{agent_id}"
 
-    def shown(self, request: AgentRequest, key: str | None = None) -> Shown:
+    def shown(self, request: AgentRequest) -> Shown:
         """
         What C{request} shows.
 
@@ -140,7 +174,7 @@ class Access:
         return Shown(
             bearer=_bearer(request),
             session=self._session(request),
-            key=_secret(request.getHeader(KEY_HEADER) if key is None else key),
+            key=_secret(request.getHeader(KEY_HEADER)),
             encrypted=bool(request.isSecure()),
         )
 

@@ -19,6 +19,7 @@ from pipeops_agent.tokens import TokenSource
 from pipeops_agent.web.access import Access
 from pipeops_agent.web.api.operation import Operation
 from pipeops_agent.web.api.streams import EVENTS, LOGS, WEBSOCKET
+from pipeops_agent.web.presence import Presences
 from pipeops_agent.web.routes import Route
 from pipeops_agent.web.sse import EventStreams
 from pipeops_agent.web.websocket import Registry as Messages
@@ -62,6 +63,7 @@ class Realtime:
         self.status: Callable[[], Any] = dict
         self.metrics: Callable[[], Any] = dict
         settings = common.settings
+        self._presences = Presences(common.reactor, access)
         self._events = EventFeed(common.reactor, hub)
         self._logs = LogFeed(common.reactor, hub.start, log)
         self.messages = Messages()
@@ -78,12 +80,14 @@ class Realtime:
             common.wall,
             self._events,
             self.messages,
-            access,
+            self._presences,
             state=state,
             most=most,
             origins=lambda: settings().realtime.origins,
         )
-        self._streams = EventStreams(common.reactor, self._events, self._logs, access, state, most=most)
+        self._streams = EventStreams(
+            common.reactor, self._events, self._logs, self._presences, state, most=most
+        )
         common.metrics.read_connections_from("websocket", lambda: len(self._websockets))
         common.metrics.read_connections_from("sse", lambda: len(self._streams))
         self._switches = settings().server
@@ -102,13 +106,16 @@ class Realtime:
     def start(self) -> None:
         """Keep log records, and clients alive, from now on."""
         self._logs.begin()
+        self._presences.start()
         self._websockets.start()
         self._streams.start()
 
     def stop(self) -> Deferred[None]:
         """Say goodbye to all clients, and take no more; fires when they are gone."""
         self._logs.stop()
-        ending = DeferredList([self._websockets.stop(), self._streams.stop()], consumeErrors=True)
+        ending = DeferredList(
+            [self._presences.stop(), self._websockets.stop(), self._streams.stop()], consumeErrors=True
+        )
 
         def ended(_: object) -> None:
             self._events.stop()

@@ -24,11 +24,14 @@ class Refusal(Exception):
     """
     A request that is not answered as asked.
 
+    @ivar code: the status, and C{message} the sentence of its answer.
     @ivar reply: what it is answered with.
     """
 
     def __init__(self, code: int, name: str, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
+        self.code = code
+        self.message = message
         self.reply = error(code, name, message, *headers)
 
 

@@ -126,6 +126,8 @@ class AgentRequest(Request):
 
     def _send(self, answer: Answer) -> None:
         if self._gone:
+            if isinstance(answer, Stream):
+                answer.unused()
             return
         if isinstance(answer, Upgrade):
             self._upgrade(answer)
@@ -145,6 +147,7 @@ class AgentRequest(Request):
     def _begin(self, stream: Stream) -> None:
         self.write(b"")  # the header alone
         if self.method == b"HEAD":
+            stream.unused()
             self.finish()
             return
         try:

@@ -17,14 +17,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pipeops_agent.caller import Caller
 from pipeops_agent.events import CHANNELS
 from pipeops_agent.realtime import Encoding, Entry, EventFeed, Feed, LogFeed, Missed, Reader
 from pipeops_agent.realtime.agent_logs import LOG
 from pipeops_agent.scheduling import PeriodicService
-from pipeops_agent.web.access import OPERATE, READ, Access
+from pipeops_agent.web.access import OPERATE, READ, Credential
 from pipeops_agent.web.api.query import Query, bad_parameter, read_query
 from pipeops_agent.web.api.streams import EventsQuery, LogsQuery
 from pipeops_agent.web.limits import check_room
+from pipeops_agent.web.presence import Presence, Presences
 from pipeops_agent.web.replies import Refusal
 from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.routes import Parameters, Route
@@ -57,17 +59,25 @@ class Subscriber:
     """One client: from its feed to its body."""
 
     reader: Reader
+    presence: Presence
+    _body: Body
 
-    def __init__(self, streams: EventStreams, body: Body, feed: Feed, state: State | None) -> None:
+    def __init__(self, streams: EventStreams, feed: Feed, state: State | None) -> None:
         self._streams = streams
-        self._body = body
         self._feed = feed
         self._state = state
         self._until: int | None = None
         self._stuck = 0
 
     def begin(
-        self, channels: frozenset[str], encoding: Encoding, last: str, after: int | None, *, follow: bool
+        self,
+        body: Body,
+        channels: frozenset[str],
+        encoding: Encoding,
+        last: str,
+        after: int | None,
+        *,
+        follow: bool,
     ) -> None:
         """
         Say hello, and everything after what the client had last.
@@ -76,8 +86,9 @@ class Subscriber:
         @param after: where there is none, the number after which entries are wanted; None: new ones only.
         @param follow: whether to go on with what is new.
         """
-        self._body.open(self)
-        self._body.write(RETRY)
+        self._body = body
+        body.open(self)
+        body.write(RETRY)
         known = _ID.fullmatch(last)
         if known and known[1] == self._feed.start:
             after = int(known[2])
@@ -111,7 +122,16 @@ class Subscriber:
 
     def body_gone(self) -> None:
         self.reader.close()
+        self.leave()
+
+    def leave(self) -> None:
+        """Give its place back."""
+        self.presence.leave()
         self._streams.left(self)
+
+    def dismiss(self, refusal: Refusal) -> None:
+        """End: the client may not, or not any more, be here; it hears why when it comes again."""
+        self.end()
 
     def keep_alive(self) -> None:
         """Write a comment; cut who has not read for long."""
@@ -127,7 +147,7 @@ class Subscriber:
     def end(self) -> None:
         """No more events; the client sees that this is the end."""
         self.reader.close()
-        self._streams.left(self)
+        self.leave()
         self._body.finish()
 
     def _end_if_done(self) -> None:
@@ -167,14 +187,14 @@ class EventStreams:
         clock: IReactorTime,
         events: EventFeed,
         logs: LogFeed,
-        access: Access,
+        presences: Presences,
         state: State,
         *,
         most: Callable[[], int],
     ) -> None:
         self._events = events
         self._logs = logs
-        self._access = access
+        self._presences = presences
         self._state = state
         self._most = most
         self._event_form = sse_encoding(events.start)
@@ -208,19 +228,20 @@ class EventStreams:
         """
         The agent's events.
 
-        @raise Refusal: 400, a channel that does not exist; 401; 403; 503, too many clients, or a stop.
+        @raise Refusal: 400, a channel that does not exist; 401; 403; 429, too many of one client;
+            503, too many in all, or a stop.
         """
-        caller = await self._access.require(request, READ)
+        credential = self._presences.access.credential(request)
+        caller = await self._presences.access.check(credential, READ)
         asked = _query(request, EventsQuery).channels
         channels = _channels(asked, operate=caller.allows(OPERATE))
-        self._check_room()
+        subscriber = self._enter(credential, caller, self._events, self._state)
         last = request.getHeader("last-event-id") or ""
 
         def begin(body: Body) -> None:
-            subscriber = self._enter(body, self._events, self._state)
-            subscriber.begin(channels, self._event_form, last, None, follow=True)
+            subscriber.begin(body, channels, self._event_form, last, None, follow=True)
 
-        return Stream(begin=begin, content_type=CONTENT_TYPE, headers=_HEADERS)
+        return _stream(subscriber, begin)
 
     async def logs(self, request: AgentRequest, parameters: Parameters) -> Stream:
         """
@@ -228,31 +249,31 @@ class EventStreams:
 
         @raise Refusal: as L{events}; 400 also for a number that is none; 404 for a pod's.
         """
-        await self._access.require(request, READ)
+        credential = self._presences.access.credential(request)
+        caller = await self._presences.access.check(credential, READ)
         asked = _query(request, LogsQuery)
         if asked.namespace or asked.pod or asked.container:
             raise Refusal(404, "not_found", "this version of the agent serves no logs of pods")
-        self._check_room()
+        subscriber = self._enter(credential, caller, self._logs, None)
         last = request.getHeader("last-event-id") or ""
         after = max(0, self._logs.journal.last - asked.tail)
 
         def begin(body: Body) -> None:
-            subscriber = self._enter(body, self._logs, None)
-            subscriber.begin(frozenset({LOG}), self._log_form, last, after, follow=asked.follow)
+            subscriber.begin(body, frozenset({LOG}), self._log_form, last, after, follow=asked.follow)
 
-        return Stream(begin=begin, content_type=CONTENT_TYPE, headers=_HEADERS)
+        return _stream(subscriber, begin)
 
     def left(self, subscriber: Subscriber) -> None:
         """It gets no more."""
         self._subscribers.pop(subscriber, None)
 
-    def _enter(self, body: Body, feed: Feed, state: State | None) -> Subscriber:
-        subscriber = Subscriber(self, body, feed, state)
+    def _enter(self, credential: Credential, caller: Caller, feed: Feed, state: State | None) -> Subscriber:
+        """@raise Refusal: 429, 503, there is no room."""
+        check_room(len(self), self._most(), stopping=self._stopping)
+        subscriber = Subscriber(self, feed, state)
+        subscriber.presence = self._presences.enter(credential, caller, subscriber.dismiss)
         self._subscribers[subscriber] = None
         return subscriber
-
-    def _check_room(self) -> None:
-        check_room(len(self), self._most(), stopping=self._stopping)
 
     async def _tick(self) -> None:
         for subscriber in tuple(self._subscribers):
@@ -271,6 +292,10 @@ def sse_encoding(start: str) -> Encoding:
         return b"%b%d\nevent: %b\ndata: %b\n\n" % (prefix, entry.seq, entry.channel.encode(), entry.text)
 
     return encode
+
+
+def _stream(subscriber: Subscriber, begin: Callable[[Body], None]) -> Stream:
+    return Stream(begin=begin, unused=subscriber.leave, content_type=CONTENT_TYPE, headers=_HEADERS)
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:

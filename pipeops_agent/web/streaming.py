@@ -18,10 +18,12 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """
     An answer whose body is written over time.
 
-    @ivar begin: called with the body once the header is sent; for HEAD it is not called.
+    @ivar begin: called with the body once the header is sent.
+    @ivar unused: called instead where nothing is streamed: for HEAD, or when the client has gone.
     """
 
     begin: Callable[[Body], None]
+    unused: Callable[[], None]
     content_type: str
     headers: tuple[tuple[str, str], ...] = ()
 

@@ -27,7 +27,7 @@ class LimitsCase(SynchronousTestCase):
         self.settings = LimitsSettings(
             client=ClientLimits(requests=5, connections=2, subscriptions=2, commands=2, log_streams=2),
             tunnel=TunnelLimits(requests=10, connections=3, subscriptions=3, commands=3, log_streams=3),
-            total=TotalLimits(requests=20, subscriptions=4, commands=4, log_streams=4),
+            total=TotalLimits(requests=20, commands=4, log_streams=4),
         )
         self.limits = Limits(self.clock, lambda: self.settings)
 
@@ -100,8 +100,8 @@ class HoldTests(LimitsCase):
             self.limits.hold(kind, client())
 
     def test_total(self) -> None:
-        """All clients together have so many; of connections the site keeps count."""
-        kinds: tuple[Kind, ...] = ("subscriptions", "commands", "log_streams")
+        """All together have so many; connections and subscriptions are counted by who has them."""
+        kinds: tuple[Kind, ...] = ("commands", "log_streams")
         for kind in kinds:
             for number in range(4):
                 self.limits.hold(kind, client(f"c{number}"))
@@ -109,6 +109,7 @@ class HoldTests(LimitsCase):
             self.assertEqual(self.limits.held(kind), 4)
         for number in range(50):
             self.limits.hold("connections", client(f"c{number}"))
+            self.limits.hold("subscriptions", client(f"c{number}"))
 
     def test_tunnel(self) -> None:
         """What comes through the tunnel has limits of its own."""

@@ -138,9 +138,12 @@ class LimitTests(SettingsCase):
     def test_defaults(self) -> None:
         """One client gets less than the tunnel, and that less than all: nobody can take everything."""
         limits: LimitsSettings = self.settings().server.limits
-        for name in ("requests", "subscriptions", "commands", "log_streams"):
+        for name in ("requests", "commands", "log_streams"):
             client, tunnel, total = (
                 getattr(part, name) for part in (limits.client, limits.tunnel, limits.total)
             )
             self.assertTrue(client < tunnel < total, name)
         self.assertLess(limits.tunnel.connections, self.settings().server.max_connections)
+        both = 2 * self.settings().realtime.max_connections  # WebSockets, and event streams besides
+        self.assertLess(limits.tunnel.subscriptions, both)
+        self.assertLess(limits.client.subscriptions, limits.tunnel.subscriptions)

@@ -200,11 +200,11 @@ class SiteCase(SynchronousTestCase):
     def make_clock(self) -> Clock:
         return Clock()
 
-    def let_in(self, *scopes: str) -> None:
-        """Let L{TOKEN} have these scopes from now on."""
+    def let_in(self, *scopes: str, token: str = TOKEN) -> None:
+        """Let a token, and no other, have these scopes from now on."""
         grants = tuple(map(Grant.parse, scopes))
-        token = ServerToken(name="tester", token=Secret(TOKEN), scopes=grants)
-        self.server = msgspec.structs.replace(self.server, tokens=(token,))
+        tokens = (ServerToken(name="tester", token=Secret(token), scopes=grants),)
+        self.server = msgspec.structs.replace(self.server, tokens=tokens)
         self.entrance.reconfigure()
 
     def wall(self) -> datetime:

@@ -77,8 +77,9 @@ class AccessCase(SiteCase):
 
     async def with_key(self, request: AgentRequest, parameters: Parameters) -> Reply:
         """The session's key is not in a header: as on a WebSocket, where it is in the first message."""
+        access = self.entrance.access
         key = request.content.read().decode("latin-1")  # type: ignore[union-attr]  # it has arrived
-        caller = await self.entrance.access.caller(request, key=key)
+        caller = await access.known(access.credential(request).with_key(key))
         return replies.json({"subject": None if caller is None else caller.subject})
 
     def change(self, **values: object) -> None:

@@ -12,7 +12,9 @@ from twisted.logger import Logger, LogPublisher
 
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
+from pipeops_agent.settings.model_server import ClientLimits, LimitsSettings
 from pipeops_agent.web.channel import AgentChannel
+from pipeops_agent.web.presence import REVIEW, Presences
 from pipeops_agent.web.sse import KEEP_ALIVE, STUCK, EventStreams
 from tests.realtime.test_agent_logs import ThreadedClock
 from tests.web.harness import TOKEN, Client, SiteCase
@@ -82,8 +84,10 @@ class StreamCase(SiteCase):
         self.events = EventFeed(self.reactor, self.events_hub)
         self.logs = LogFeed(self.reactor, self.events_hub.start, self.log)
         self.logs.begin()
+        self.presences = Presences(self.reactor, self.access)
+        self.presences.start()
         self.streams = EventStreams(
-            self.reactor, self.events, self.logs, self.entrance.access, self.state, most=lambda: self.most
+            self.reactor, self.events, self.logs, self.presences, self.state, most=lambda: self.most
         )
         self.build(*self.streams.routes())
         self.streams.start()
@@ -92,7 +96,9 @@ class StreamCase(SiteCase):
         for client in self.clients:
             client.transport.end()
         self.assertEqual(len(self.streams), 0)
+        self.assertEqual(len(self.presences), 0)
         self.successResultOf(self.streams.stop())
+        self.successResultOf(self.presences.stop())
         self.events.stop()
         self.logs.stop()
         super().leaves_nothing()
@@ -254,6 +260,36 @@ class EventTests(StreamCase):
         self.assertEqual((answer.code, answer.json["error"]["code"]), (503, "stopping"))
         closed = self.site.close_connections()
         self.successResultOf(closed)
+
+    def test_client_room(self) -> None:
+        """One client has so many and no more, which is 429; a place is free again when its owner has gone."""
+        limits = LimitsSettings(client=ClientLimits(subscriptions=1))
+        self.server = msgspec.structs.replace(self.server, limits=limits)
+        stream = self.follow()
+        answer = self.ask("/api/realtime/events", Authorization=f"Bearer {TOKEN}")
+        self.assertEqual((answer.code, answer.json["error"]["code"]), (429, "too_many"))
+        stream.client.transport.end()
+        self.assertEqual(self.follow().read()[0].event, "status")
+
+    def test_head_takes_no_place(self) -> None:
+        """HEAD has the header of a stream, and no stream."""
+        for _ in range(self.most + 1):
+            answer = self.ask("/api/realtime/events", "HEAD", Authorization=f"Bearer {TOKEN}")
+            self.assertEqual(answer.code, 200)
+        self.assertEqual((len(self.streams), len(self.presences)), (0, 0))
+
+    def test_taken_away(self) -> None:
+        """A stream whose caller may less than before ends whole; coming again says why."""
+        self.let_in("read", "operate")
+        stream = self.follow()
+        self.clock.advance(REVIEW)
+        stream.read()
+        self.assertFalse(stream.ended)
+        self.let_in("operate")
+        self.clock.advance(REVIEW)
+        stream.read()
+        self.assertTrue(stream.ended)
+        self.assertEqual(self.ask("/api/realtime/events", Authorization=f"Bearer {TOKEN}").code, 403)
 
     def test_counted(self) -> None:
         """A stream is a request like any other in the metrics, once it is over."""

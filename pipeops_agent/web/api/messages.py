@@ -167,6 +167,11 @@ OUTGOING: Final = (
 """What the agent says."""
 
 REQUESTS: Final[Mapping[str, Request]] = {
+    "session": Request(
+        "First on a page's connection: the key of the session whose cookie came with the request.",
+        ("status",),
+        "none",
+    ),
     "ping": Request("Is the agent there?", ("pong",)),
     "get_status": Request("How is the agent?", ("status_response",)),
     "get_metrics": Request("What does it use?", ("metrics_response",)),

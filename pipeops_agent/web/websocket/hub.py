@@ -13,8 +13,9 @@ from twisted.logger import Logger
 from pipeops_agent.clock import WallClock
 from pipeops_agent.realtime import Encoding, Entry, EventFeed
 from pipeops_agent.scheduling import PeriodicService
-from pipeops_agent.web.access import READ, Access
+from pipeops_agent.web.access import READ
 from pipeops_agent.web.limits import check_room
+from pipeops_agent.web.presence import Presences
 from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.routes import Parameters, Route
 from pipeops_agent.web.streaming import Upgrade
@@ -49,7 +50,7 @@ class WebSocketHub:
         wall: WallClock,
         events: EventFeed,
         registry: Registry,
-        access: Access,
+        presences: Presences,
         *,
         state: Callable[[], Mapping[str, Any]],
         most: Callable[[], int],
@@ -61,7 +62,7 @@ class WebSocketHub:
         self.registry = registry
         self.state = state
         self.total: Counter[str] = Counter()
-        self._access = access
+        self._presences = presences
         self._most = most
         self._origins = origins
         self._make_wire = wire_factory(reactor)
@@ -103,12 +104,17 @@ class WebSocketHub:
         """
         Make a session of a request.
 
-        @raise Refusal: 400, 401, 403, 426; 503, too many sessions, or a stop.
+        @raise Refusal: 400, 401, 403, 426; 429, too many of one client; 503, too many in all, or a stop.
         """
-        caller = await self._access.require(request, READ, partly=True)
+        access = self._presences.access
+        credential = access.credential(request)
+        caller = await access.known(credential)
+        if caller is not None or not access.gate.has_session(credential.shown):
+            caller = access.allow(caller, READ, partly=True)  # a page shows its session's key in a message
         opening = check_upgrade(request, self._origins())
         check_room(len(self), self._most(), stopping=self._stopping)
-        session = Session(self, caller)
+        session = Session(self)
+        session.presence = self._presences.enter(credential, caller, session.dismiss)
         session.wire = self._make_wire(session)
         return Upgrade(session.wire, opening)
 
@@ -123,14 +129,14 @@ class WebSocketHub:
     def opened(self, session: Session) -> None:
         """A session has begun."""
         self._sessions[session] = None
-        _log.info("a WebSocket is open", subject=session.caller.subject, client=session.caller.origin)
+        _log.info("a WebSocket is open", client=session.presence.origin.name)
 
     def lost(self, session: Session) -> None:
         """A session has ended."""
         if session not in self._sessions:
             return
         del self._sessions[session]
-        _log.info("a WebSocket has ended", subject=session.caller.subject, client=session.caller.origin)
+        _log.info("a WebSocket has ended", client=session.presence.origin.name)
         if not self._sessions:
             if self._cut is not None and self._cut.active():
                 self._cut.cancel()

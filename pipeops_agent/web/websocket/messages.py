@@ -52,6 +52,16 @@ class Nothing(msgspec.Struct, frozen=True):
     """The data of a message that needs none; what is there is not looked at."""
 
 
+class SessionKey(msgspec.Struct, frozen=True):
+    """
+    Of C{session}.
+
+    @ivar key: what signing in has answered with.
+    """
+
+    key: str
+
+
 class Channels(msgspec.Struct, frozen=True):
     """Of C{subscribe} and C{unsubscribe}."""
 

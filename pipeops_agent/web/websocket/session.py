@@ -10,11 +10,21 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import READ, Caller
 from pipeops_agent.realtime import Encoding, Feed, Missed, Reader, Sink
+from pipeops_agent.web.presence import Presence
+from pipeops_agent.web.replies import Refusal
 from pipeops_agent.web.websocket.messages import MessageError, decode, decode_data, encode
 from pipeops_agent.web.websocket.running import Call, Running
-from pipeops_agent.web.websocket.wire import EASY, GOING_AWAY, UNSUPPORTED_DATA, Wire
+from pipeops_agent.web.websocket.signing_in import SigningIn
+from pipeops_agent.web.websocket.wire import (
+    EASY,
+    GOING_AWAY,
+    POLICY_VIOLATION,
+    TRY_AGAIN_LATER,
+    UNSUPPORTED_DATA,
+    Wire,
+)
 
 if TYPE_CHECKING:
     from pipeops_agent.web.websocket.hub import WebSocketHub
@@ -25,6 +35,8 @@ RATE: Final = 100.0
 """Messages of one client in a second, in the long run: beyond that it is read more slowly."""
 BURST: Final = 200.0
 """Messages that may come at once after a silence."""
+MAX_REASON: Final = 120
+"""Characters of the reason of a close; they are ASCII, and 123 bytes is what fits (RFC 6455, 5.5)."""
 MAX_HOLD: Final = 2.0
 """Seconds for which nothing is read from who sends too much."""
 
@@ -33,15 +45,15 @@ class Session:
     """
     A client's side of the hub; it owns its connection, and is where its events go.
 
-    @ivar caller: who it is.
+    @ivar presence: its place, and who it is.
     @ivar channels: what it has subscribed to.
     """
 
     wire: Wire
+    presence: Presence
 
-    def __init__(self, hub: WebSocketHub, caller: Caller) -> None:
+    def __init__(self, hub: WebSocketHub) -> None:
         self._hub = hub
-        self.caller = caller
         self.channels: frozenset[str] = frozenset()
         self.running = Running(hub.total)
         self._events: Reader | None = None
@@ -50,6 +62,13 @@ class Session:
         self._allowance = BURST
         self._counted = hub.clock.seconds()
         self._hold: IDelayedCall | None = None
+        self._signing_in: SigningIn | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who it is; there is one as soon as messages are answered."""
+        assert self.presence.caller is not None
+        return self.presence.caller
 
     # -- to the client
 
@@ -63,8 +82,11 @@ class Session:
         return self._hub.framer(self.wire.deflates)
 
     def send_state(self) -> None:
-        """Say the present state."""
-        self.send("status", self._hub.state())
+        """Say the present state; what can be done is for those who may see everything."""
+        state = self._hub.state()
+        if not self.caller.allows(READ):
+            state = {**state, "features": {}}
+        self.send("status", state)
 
     def ready(self) -> Deferred[None]:
         """Fire when little enough waits to be read by the client. Cancelled when nobody waits for it."""
@@ -137,13 +159,30 @@ class Session:
 
     def wire_open(self) -> None:
         self._hub.opened(self)
+        if self.presence.caller is not None:
+            self._enter()
+        else:
+            self._signing_in = SigningIn(self._hub.clock, self.presence, self._enter, self.dismiss)
+
+    def _enter(self) -> None:
+        _log.info("a WebSocket is in use", subject=self.caller.subject, client=self.caller.origin)
         self.send_state()
+        signing_in, self._signing_in = self._signing_in, None
+        if signing_in is not None:
+            for payload in signing_in.early:
+                self._handle(payload)
 
     def wire_message(self, payload: bytes, *, binary: bool) -> None:
         if binary:
             self.wire.close(UNSUPPORTED_DATA, "only text is understood here")
             return
         self._count()
+        if self._signing_in is not None:
+            self._signing_in.message(payload)
+        else:
+            self._handle(payload)
+
+    def _handle(self, payload: bytes) -> None:
         request: str | None = None
         try:
             message = decode(payload)
@@ -173,6 +212,9 @@ class Session:
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
+        if self._signing_in is not None:
+            self._signing_in.stop()
+        self.presence.leave()
         for reader in self._readers:
             reader.close()
         self._readers.clear()
@@ -180,6 +222,11 @@ class Session:
         self._hub.lost(self)
 
     # -- what the hub calls
+
+    def dismiss(self, refusal: Refusal) -> None:
+        """Close: who this is may not, or not any more, be here; or it can't be said now whether they may."""
+        code = TRY_AGAIN_LATER if refusal.code in (429, 503) else POLICY_VIOLATION
+        self.wire.close(code, refusal.message[:MAX_REASON])
 
     def stop(self) -> Deferred[None]:
         """Cancel what runs, and say goodbye; fires when nothing runs any more."""
@@ -192,7 +239,7 @@ class Session:
         if self.wire.held:
             return  # its answer may be there, and not read yet
         if self.wire.unanswered >= 2:
-            _log.debug("a client that does not answer pings was cut", client=self.caller.origin)
+            _log.debug("a client that does not answer pings was cut", client=self.presence.origin.name)
             self.wire.abort()
         else:
             self.wire.ping()

@@ -19,10 +19,12 @@ from pipeops_agent.web.websocket.messages import (
     MessageError,
     Nothing,
     Resize,
+    SessionKey,
     Which,
 )
 from pipeops_agent.web.websocket.registry import MessageType
 from pipeops_agent.web.websocket.running import Call
+from pipeops_agent.web.websocket.signing_in import NAME as SESSION
 
 MAX_LOG_STREAMS: Final = 50
 """Streams of the agent's own log at one time, for all clients together."""
@@ -38,15 +40,18 @@ def standard_messages(*, status: Snapshot, metrics: Snapshot, logs: LogFeed) -> 
     """
 
     def get_status(call: Call, data: Nothing) -> None:
+        _need_read(call)
         call.reply("status_response", status())
 
     def get_metrics(call: Call, data: Nothing) -> None:
+        _need_read(call)
         call.reply("metrics_response", metrics())
 
     async def own_logs(call: Call, data: LogQuery) -> None:
         await _follow_own_logs(logs, call, data)
 
     return [
+        MessageType(name=SESSION, data=SessionKey, handler=_signed_in),
         MessageType(name="ping", data=Nothing, handler=_ping),
         MessageType(name="get_status", data=Nothing, handler=get_status),
         MessageType(name="get_metrics", data=Nothing, handler=get_metrics),
@@ -59,14 +64,19 @@ def standard_messages(*, status: Snapshot, metrics: Snapshot, logs: LogFeed) -> 
     ]
 
 
+def _need_read(call: Call) -> None:
+    """@raise MessageError: the caller may not see everything."""
+    if not call.caller.allows(READ):
+        raise MessageError("forbidden", "this needs the scope read, and the one shown is narrowed")
+
+
 def _ping(call: Call, data: Nothing) -> None:
     call.reply("pong", {})
 
 
 def _subscribe(call: Call, data: Channels) -> None:
     wanted = _known(data)
-    if not call.caller.allows(READ):
-        raise MessageError("forbidden", "events need the scope read, and the one shown is narrowed")
+    _need_read(call)
     if "audit" in wanted and not call.caller.allows(OPERATE):
         raise MessageError("forbidden", "the channel audit needs the scope operate")
     _choose(call, call.session.channels | wanted)
@@ -89,6 +99,10 @@ def _known(data: Channels) -> frozenset[str]:
     return wanted
 
 
+def _signed_in(call: Call, data: SessionKey) -> None:
+    raise MessageError("not_possible", "whose this connection is is known already")
+
+
 def _cancel(call: Call, data: Which) -> None:
     call.session.running.find(data.id).cancel()
 
@@ -104,6 +118,7 @@ async def _follow_own_logs(feed: LogFeed, call: Call, query: LogQuery) -> None:
     """Send the agent's own log records: the last ones, and new ones for as long as they are wanted."""
     if query.pod or query.namespace or query.container:
         raise MessageError("not_available", "this version of the agent serves no logs of pods")
+    _need_read(call)
     if not 0 <= query.tail <= RECORDS:
         raise MessageError("bad_data", f"tail is a number from 0 to {RECORDS}")
     stream = _LogStream(feed, call, None if query.follow else feed.journal.last)

@@ -17,6 +17,7 @@ from websockets.uri import parse_uri
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
 from pipeops_agent.web.channel import AgentChannel
+from pipeops_agent.web.presence import Presences
 from pipeops_agent.web.websocket import Registry, WebSocketHub, standard_messages
 from tests.realtime.test_agent_logs import ThreadedClock
 from tests.web.harness import TOKEN, Client, SiteCase
@@ -40,7 +41,8 @@ class Peer:
 
     def open(self, **headers: str) -> None:
         request = self.protocol.connect()
-        request.headers["Authorization"] = f"Bearer {TOKEN}"
+        if "Cookie" not in headers:
+            request.headers["Authorization"] = f"Bearer {TOKEN}"
         for name, value in headers.items():
             request.headers[name.replace("_", "-")] = value
         self.protocol.send_request(request)
@@ -154,12 +156,14 @@ class HubCase(SiteCase):
                 status=lambda: {"detailed": True}, metrics=lambda: {"cpu": 0.5}, logs=self.logs
             )
         )
+        self.presences = Presences(self.reactor, self.access)
+        self.presences.start()
         self.hub = WebSocketHub(
             self.reactor,
             self.wall,
             self.events,
             self.registry,
-            self.entrance.access,
+            self.presences,
             state=self.state,
             most=lambda: self.most,
             origins=lambda: self.origins,
@@ -171,7 +175,9 @@ class HubCase(SiteCase):
         for client in self.clients:
             client.transport.end()
         self.assertEqual(len(self.hub), 0)
+        self.assertEqual(len(self.presences), 0)
         self.successResultOf(self.hub.stop())
+        self.successResultOf(self.presences.stop())
         self.assertEqual(+self.hub.total, {})
         self.events.stop()
         self.logs.stop()
