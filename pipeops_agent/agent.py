@@ -126,7 +126,7 @@ class Agent(MultiService):
         )
         self.features = standard_features(settings, has_home=home is not None)
         self._common = common = self._make_common()
-        self.realtime = Realtime(common, self.entrance.access, self.hub, log, self.features)
+        self.realtime = Realtime(common, self.entrance, self.hub, log, self.features)
         self.http = Interface(
             common,
             self.cluster,

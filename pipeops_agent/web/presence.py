@@ -13,7 +13,9 @@ from pipeops_agent.access.origins import Origin
 from pipeops_agent.caller import READ, Caller
 from pipeops_agent.scheduling import PeriodicService, Tasks
 from pipeops_agent.web.access import Access, Credential
+from pipeops_agent.web.api.lists import Sight
 from pipeops_agent.web.replies import Refusal
+from pipeops_agent.web.view import View
 
 REVIEW: Final = 20.0
 """Seconds between two questions whether somebody may still be here."""
@@ -40,12 +42,21 @@ class Presence:
         self._place = place
         self._go = go
         self._asking = False
+        self._view: View | None = None
         self.caller = caller
 
     @property
     def origin(self) -> Origin:
         """Where they are."""
         return self._credential.origin
+
+    @property
+    def view(self) -> View | None:
+        """What it sees of the cluster; None: all of it."""
+        caller = self.caller
+        if self._view is None and caller is not None and caller.kubernetes_token is not None:
+            self._view = self._presences.view(lambda: self.caller or caller, self._go)
+        return self._view
 
     async def show_key(self, key: str) -> None:
         """
@@ -67,6 +78,8 @@ class Presence:
             self.caller = caller = await self._presences.access.check(self._credential, READ, partly=True)
             if not before.scopes <= caller.scopes:
                 raise Refusal(403, "forbidden", "you may less than when you came; come again")
+            if self._view is not None:
+                await self._view.look()
         except Refusal as refusal:
             self._go(refusal)
         finally:
@@ -74,6 +87,8 @@ class Presence:
 
     def leave(self) -> None:
         """The place is free again."""
+        if self._view is not None:
+            self._view.stop()
         self._place.release()
         self._presences.left(self)
 
@@ -85,11 +100,14 @@ class Presences:
     What was allowed once is not allowed for ever: a token is taken away, a session ends, a right in the
     cluster is withdrawn. Who can't be asked about is let go as well, and may come again.
 
+    @param sight: what they see of the cluster.
     @ivar access: what knows them.
     """
 
-    def __init__(self, clock: IReactorTime, access: Access) -> None:
+    def __init__(self, clock: IReactorTime, access: Access, sight: Sight) -> None:
         self.access = access
+        self._clock = clock
+        self._sight = sight
         self._present: dict[Presence, None] = {}
         self._tasks = Tasks()
         self._ticking = PeriodicService(clock, self._review, lambda: REVIEW, what="asking who may stay")
@@ -105,6 +123,10 @@ class Presences:
         presence = Presence(self, credential, caller, place, go)
         self._present[presence] = None
         return presence
+
+    def view(self, caller: Callable[[], Caller], go: Callable[[Refusal], None]) -> View:
+        """What a caller with a Kubernetes token sees."""
+        return View(self._clock, self._sight, caller, go)
 
     def left(self, presence: Presence) -> None:
         """They have gone."""

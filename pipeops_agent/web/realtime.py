@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, DeferredList
 
 from pipeops_agent.clock import WallClock
+from pipeops_agent.entrance import Entrance
 from pipeops_agent.events import EventHub
 from pipeops_agent.health import Feature, Registry
 from pipeops_agent.log import AgentLog
@@ -16,7 +17,7 @@ from pipeops_agent.realtime import EventFeed, LogFeed, present_state
 from pipeops_agent.settings import Settings
 from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
-from pipeops_agent.web.access import Access
+from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.api.operation import Operation
 from pipeops_agent.web.api.streams import EVENTS, LOGS, WEBSOCKET
 from pipeops_agent.web.presence import Presences
@@ -54,7 +55,7 @@ class Realtime:
     def __init__(
         self,
         common: Surroundings,
-        access: Access,
+        entrance: Entrance,
         hub: EventHub,
         log: AgentLog,
         features: Registry[Feature],
@@ -63,7 +64,7 @@ class Realtime:
         self.status: Callable[[], Any] = dict
         self.metrics: Callable[[], Any] = dict
         settings = common.settings
-        self._presences = Presences(common.reactor, access)
+        self._presences = Presences(common.reactor, entrance.access, RefusingSight(entrance.sight))
         self._events = EventFeed(common.reactor, hub)
         self._logs = LogFeed(common.reactor, hub.start, log)
         self.messages = Messages()

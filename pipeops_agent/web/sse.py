@@ -31,6 +31,7 @@ from pipeops_agent.web.replies import Refusal
 from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.routes import Parameters, Route
 from pipeops_agent.web.streaming import Body, Stream
+from pipeops_agent.web.view import CHANNELS as VIEWED
 
 _log = Logger(namespace="web")
 
@@ -105,6 +106,22 @@ class Subscriber:
         if not self._body.full:
             reader.resume()
         self._end_if_done()
+
+    async def view(self, encoding: Encoding, channels: frozenset[str]) -> Encoding:
+        """
+        C{encoding}, of what the client may see.
+
+        @raise Refusal: that can't be found out now; its place is free again.
+        """
+        view = self.presence.view if channels & VIEWED else None
+        if view is None:
+            return encoding
+        try:
+            await view.look()
+        except BaseException:  # a client that has gone, too
+            self.leave()
+            raise
+        return view.narrow(encoding, self.missed)
 
     def write(self, data: bytes) -> None:
         self._body.write(data)
@@ -236,10 +253,11 @@ class EventStreams:
         asked = _query(request, EventsQuery).channels
         channels = _channels(asked, operate=caller.allows(OPERATE))
         subscriber = self._enter(credential, caller, self._events, self._state)
+        form = await subscriber.view(self._event_form, channels)
         last = request.getHeader("last-event-id") or ""
 
         def begin(body: Body) -> None:
-            subscriber.begin(body, channels, self._event_form, last, None, follow=True)
+            subscriber.begin(body, channels, form, last, None, follow=True)
 
         return _stream(subscriber, begin)
 

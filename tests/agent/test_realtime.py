@@ -10,10 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.agent.house import REACTOR, TOKEN, House
+from pipeops_agent.cluster import reviews as cluster_reviews
+from pipeops_agent.secrets import Secret
+from pipeops_agent.settings.model_server import ServerTLSSettings
+from pipeops_agent.web import presence
+from tests.agent.cluster_house import ClusterHouse, pod
+from tests.agent.house import REACTOR, TOKEN, House, look_until
+from tests.cluster.fakeapi import operating
 from tests.peers import ws_client
 from tests.peers.processes import Event, Program, real_reactor
 
+ANNA = Secret("eyJhbGciOi.eyJpc3MiOiJh.c2lnbmF0dXJl")
 AUTHORIZATION = f"Bearer {TOKEN.reveal()}"
 
 
@@ -35,7 +42,8 @@ class RealtimeCase(House):
 
     def websocket(self, headers: dict[str, str] | None = None, *, port: int | None = None) -> Program:
         script = str(Path(ws_client.__file__).resolve())
-        client = Program.start(real_reactor(), [sys.executable, script, self.address("/ws", "ws", port)])
+        scheme = "wss" if self.agent.settings.server.tls.mode != "off" else "ws"
+        client = Program.start(real_reactor(), [sys.executable, script, self.address("/ws", scheme, port)])
         self.addCleanup(client.stop)
         client.order("open", headers={"Authorization": AUTHORIZATION, **(headers or {})})
         return client
@@ -45,7 +53,9 @@ class RealtimeCase(House):
         assert curl is not None
         header = self.directory / "header"
         header.write_text(f"Authorization: {AUTHORIZATION}\n")
-        arguments = [curl, "-sSN", "-H", f"@{header}", *options, self.address(path, port=port)]
+        scheme = "https" if self.agent.settings.server.tls.mode != "off" else "http"
+        address = self.address(path, scheme, port)
+        arguments = [curl, "-sSNk", "-H", f"@{header}", *options, address]
         client = Program.start(real_reactor(), arguments, sse_lines, "TERM")
         self.addCleanup(client.stop)
         return client
@@ -121,6 +131,63 @@ class WebSocketTests(RealtimeCase):
         self.assertEqual((await self.websocket().wait_for("refused"))["status"], 404)
         for path in ("/api/realtime/events", "/api/realtime/logs"):
             self.assertEqual((await self.get(path, token=TOKEN))[0], 404)
+
+
+class TLSTests(RealtimeCase):
+    """Both over TLS, with a certificate of the agent's own."""
+
+    async def test_both(self) -> None:
+        """Messages, large ones too, events, and a goodbye."""
+        self.start_agent(self.settings(server={"tls": ServerTLSSettings(mode="auto")}))
+        socket, stream = self.websocket(), self.curl("/api/realtime/events?channels=health")
+        await socket.wait_for("message", type="status")
+        await self.ask(socket, "get_status", "status_response", id="x" * 100)
+        await self.ask(socket, "subscribe", "subscribed", data={"channels": ["health"]})
+        await socket.wait_for("message", type="event", count=3)
+        await stream.wait_for("event", value="health", count=3)
+        await self.agent.stopService()
+        self.assertEqual((await socket.wait_for("closed"))["code"], 1001)
+        self.assertEqual(await stream.ended(), 0, stream.output)
+
+
+class SightTests(RealtimeCase, ClusterHouse):
+    """A caller with a token of the cluster's own."""
+
+    async def test_own_rights(self) -> None:
+        """Gets the changes of what it may list in the cluster, and is let go when it is nobody any more."""
+        self.patch(presence, "REVIEW", 0.2)
+        self.patch(cluster_reviews, "LIFETIME", 0.5)
+        self.start_api()
+        reviews = operating.Reviews(self.api)
+        reviews.users[ANNA.reveal()] = {"username": "anna"}
+        reviews.cluster = {"list pods", "watch pods"}
+        reviews.user_rights = {("anna", "get deployments"), ("anna", "list pods in shop")}
+        self.start_agent(self.with_kubeconfig())
+        await self.until_connected()
+        await self.until_watched()
+        header = {"Authorization": f"Bearer {ANNA.reveal()}"}
+        socket = self.websocket(header)
+        await self.ask(socket, "subscribe", "subscribed", data={"channels": ["cluster"]})
+        storage = self.api.storage
+        storage.create("pods", "shop", pod("c"))
+        # It had not been asked yet whether they are seen there.
+        await socket.wait_for("message", type="dropped")
+        storage.create("pods", "web", pod("hidden"))
+        storage.create("pods", "shop", pod("d"))
+        await look_until(lambda: "pods shop/d" in self.changed(socket), "the change")
+        self.assertEqual(self.changed(socket), ["pods shop/d"])
+        reviews.users.clear()
+        await socket.wait_for("closed", code=1008)
+
+    def changed(self, client: Program) -> list[str]:
+        """Kind and key of every change that has come."""
+        events = [each["message"]["data"] for each in client.seen("message", type="event")]
+        return [
+            f"{change['kind']} {change['key']}"
+            for event in events
+            if event["event"] == "changes"
+            for change in event["data"]["changes"]
+        ]
 
 
 class StreamTests(RealtimeCase):

@@ -13,6 +13,7 @@ from twisted.logger import Logger, LogPublisher
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
 from pipeops_agent.settings.model_server import ClientLimits, LimitsSettings
+from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.presence import REVIEW, Presences
 from pipeops_agent.web.sse import KEEP_ALIVE, STUCK, EventStreams
@@ -84,7 +85,7 @@ class StreamCase(SiteCase):
         self.events = EventFeed(self.reactor, self.events_hub)
         self.logs = LogFeed(self.reactor, self.events_hub.start, self.log)
         self.logs.begin()
-        self.presences = Presences(self.reactor, self.access)
+        self.presences = Presences(self.reactor, self.access, RefusingSight(self.entrance.sight))
         self.presences.start()
         self.streams = EventStreams(
             self.reactor, self.events, self.logs, self.presences, self.state, most=lambda: self.most

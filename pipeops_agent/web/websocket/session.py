@@ -12,8 +12,10 @@ from twisted.python.failure import Failure
 
 from pipeops_agent.caller import READ, Caller
 from pipeops_agent.realtime import Encoding, Feed, Missed, Reader, Sink
+from pipeops_agent.scheduling import Tasks
 from pipeops_agent.web.presence import Presence
 from pipeops_agent.web.replies import Refusal
+from pipeops_agent.web.view import View
 from pipeops_agent.web.websocket.messages import MessageError, decode, decode_data, encode
 from pipeops_agent.web.websocket.running import Call, Running
 from pipeops_agent.web.websocket.signing_in import SigningIn
@@ -57,6 +59,8 @@ class Session:
         self.channels: frozenset[str] = frozenset()
         self.running = Running(hub.total)
         self._events: Reader | None = None
+        self._unseen: Reader | None = None
+        self._tasks = Tasks()
         self._readers: dict[Reader, None] = {}
         self._waiters: list[Deferred[None]] = []
         self._allowance = BURST
@@ -114,8 +118,25 @@ class Session:
             self._events.channels = channels
         elif channels:
             form = self._hub.event_form(self.wire.deflates)
+            view = self.presence.view
+            if view is not None:
+                form = view.narrow(form, self.missed)
             self._events = self.read(self._hub.events, self, channels, form)
-            self.begin(self._events)
+            if view is None:
+                self.begin(self._events)
+            else:
+                self._unseen = self._events
+                self._tasks.spawn(self._look(view, self._events), "finding out what a caller sees")
+
+    async def _look(self, view: View, reader: Reader) -> None:
+        """Find out what is seen; until then nothing is told, and nothing is lost."""
+        try:
+            await view.look()
+        except Refusal as refusal:
+            self.dismiss(refusal)
+            return
+        self._unseen = None
+        self.begin(reader)
 
     def read(
         self,
@@ -205,7 +226,7 @@ class Session:
             if not waiter.called:
                 waiter.callback(None)
         for reader in tuple(self._readers):
-            if not self.wire.full:
+            if not self.wire.full and reader is not self._unseen:
                 reader.resume()
 
     def wire_lost(self) -> None:
@@ -215,6 +236,7 @@ class Session:
         if self._signing_in is not None:
             self._signing_in.stop()
         self.presence.leave()
+        self._tasks.stop()
         for reader in self._readers:
             reader.close()
         self._readers.clear()

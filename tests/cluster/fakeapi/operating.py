@@ -218,6 +218,7 @@ class Reviews:
     @ivar incomplete: namespaces whose rules are not all shown.
     @ivar hidden: (namespace, right) that only an access review knows.
     @ivar users: who each token belongs to.
+    @ivar user_rights: who may what, C{list pods} everywhere or C{list pods in shop}.
     @ivar asked: kind and spec of each review.
     """
 
@@ -261,7 +262,10 @@ class Reviews:
 
     def _SubjectAccessReview(self, server: FakeApi, asked: Asked, request: Request) -> Any:  # noqa: N802  # its kind
         spec = self._spec(request)
-        allowed = (spec["user"], _right(spec["resourceAttributes"])) in self.user_rights
+        attributes = spec["resourceAttributes"]
+        right, user = _right(attributes), spec["user"]
+        somewhere = f"{right} in {attributes.get('namespace', '')}"
+        allowed = not self.user_rights.isdisjoint({(user, right), (user, somewhere)})
         return answer(request, {"status": {"allowed": allowed}}, code=201)
 
     def _TokenReview(self, server: FakeApi, asked: Asked, request: Request) -> Any:  # noqa: N802  # its kind

@@ -16,6 +16,7 @@ from websockets.uri import parse_uri
 
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
+from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.presence import Presences
 from pipeops_agent.web.websocket import Registry, WebSocketHub, standard_messages
@@ -156,7 +157,7 @@ class HubCase(SiteCase):
                 status=lambda: {"detailed": True}, metrics=lambda: {"cpu": 0.5}, logs=self.logs
             )
         )
-        self.presences = Presences(self.reactor, self.access)
+        self.presences = Presences(self.reactor, self.access, RefusingSight(self.entrance.sight))
         self.presences.start()
         self.hub = WebSocketHub(
             self.reactor,
