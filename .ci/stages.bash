@@ -147,7 +147,7 @@ stage_go() {
     local program unformatted
     need_debian go golang-go || { skip "the Go peers" "Go is not installed"; return; }
     go version
-    for program in gochisel goinformer; do
+    for program in gochisel gohub goinformer; do
         cd "$work/tree/tests/peers/$program"
         unformatted=$(gofmt -l .)
         [ -z "$unformatted" ] || { echo "gofmt would change: $unformatted" >&2; return 1; }

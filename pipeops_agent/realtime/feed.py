@@ -6,6 +6,8 @@ and what the journal gives up meanwhile is counted as missed. So a reader that n
 what all have in common (their place, their channels, the form) is encoded and put together once.
 
 Readers are served in the reactor's next turn, all together: what is told in one turn leaves in one piece.
+While much is told these turns are at least L{SPACING} apart: to send to each of a hundred readers takes half
+of that, and for ten messages no longer than for one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ _log = Logger(namespace="realtime")
 
 CHUNK: Final = 64 * 1024
 """Bytes from which on nothing is added to one piece: a reader has at most one more of these under way."""
+
+SPACING: Final = 0.001
+"""Seconds between two turns in which readers are served."""
 
 Encoding = Callable[[Entry], bytes]
 """Makes of an entry what goes on the wire; the same object for all who want the same."""
@@ -125,6 +130,7 @@ class Feed:
         self._held: dict[Reader, None] = {}
         self._turn: IDelayedCall | None = None
         self._serving = False
+        self._served = -SPACING
         self._waiting = 0
         self._waiting_bytes = 0
 
@@ -150,7 +156,7 @@ class Feed:
         return reader
 
     def append(self, entry: Entry) -> None:
-        """Add an entry; it is written in the reactor's next turn."""
+        """Add an entry; it is written in the reactor's next turn, or L{SPACING} after the last one."""
         if not self._serving and (
             self._waiting_bytes >= CHUNK or self._waiting >= max(1, self.journal.most // 2)
         ):
@@ -163,7 +169,8 @@ class Feed:
             self._waiting += 1
             self._waiting_bytes += len(entry.text)
             if self._turn is None:
-                self._turn = self._clock.callLater(0, self._next_turn)
+                wait = self._served + SPACING - self._clock.seconds()
+                self._turn = self._clock.callLater(max(0.0, wait), self._next_turn)
 
     def serve(self) -> None:
         """Write everything that waits, to all whose connections take it."""
@@ -200,6 +207,7 @@ class Feed:
 
     def _next_turn(self) -> None:
         self._turn = None
+        self._served = self._clock.seconds()
         self.serve()
 
     def _serve_one(

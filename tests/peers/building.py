@@ -29,6 +29,11 @@ def gochisel() -> str:
     return _built("gochisel")
 
 
+def gohub() -> str:
+    """Return the path of the C{gohub} program, in the same way."""
+    return _built("gohub")
+
+
 def goinformer() -> str:
     """Return the path of the C{goinformer} program, in the same way."""
     return _built("goinformer")

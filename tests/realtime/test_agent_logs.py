@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import LogFeed
 from pipeops_agent.realtime.agent_logs import HANDOVER, LOG, RECORDS
+from pipeops_agent.realtime.feed import SPACING
 from pipeops_agent.secrets import Secret
 from tests.realtime.test_feed import Kept
 
@@ -36,7 +37,7 @@ class ThreadedClock(Clock):
         asked, self.asked = self.asked, []
         for call in asked:
             call()
-        self.advance(0)
+        self.advance(SPACING)
 
 
 class LogFeedTests(SynchronousTestCase):

@@ -13,6 +13,7 @@ from pipeops_agent.events import EventHub
 from pipeops_agent.health import Feature, FeatureState, Registry
 from pipeops_agent.realtime import Entry, EventFeed, Missed, present_state
 from pipeops_agent.realtime.events import LINGER
+from pipeops_agent.realtime.feed import SPACING
 from pipeops_agent.status import StatusBoard
 from tests.realtime.test_feed import BOTH, Kept
 
@@ -45,7 +46,7 @@ class EventFeedTests(SynchronousTestCase):
         """An event has the contract's fields and no other."""
         sink = self.add()
         self.hub.publish("tunnel", "opened", {"port": 8000})
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
         self.assertEqual(
             self.events(sink),
             [
@@ -90,7 +91,7 @@ class EventFeedTests(SynchronousTestCase):
         self.hub.publish("health", "b", {})
         sink = self.add(after=0)
         self.hub.publish("health", "c", {})
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
         self.assertEqual((sink.said, self.events(sink)[0]["seq"]), ([Missed(2, 1, 2)], 3))
 
     def test_not_json(self) -> None:
@@ -98,7 +99,7 @@ class EventFeedTests(SynchronousTestCase):
         sink = self.add()
         self.hub.publish("health", "odd", {"x": "\ud800"})
         self.hub.publish("health", "even", {})
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
         self.assertEqual(
             [(each["event"], each["data"]) for each in self.events(sink)], [("odd", {}), ("even", {})]
         )

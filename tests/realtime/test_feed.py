@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.realtime import CHUNK, Entry, Feed, Journal, Missed, Reader
+from pipeops_agent.realtime.feed import SPACING
 
 BOTH = frozenset({"health", "tunnel"})
 HEALTH = frozenset({"health"})
@@ -77,7 +78,7 @@ class FeedCase(SynchronousTestCase):
             self.seq += 1
             self.feed.append(Entry(self.seq, channel, b'""', b"x" * size))
         if turn:
-            self.clock.advance(0)
+            self.clock.advance(SPACING)
 
 
 class ReadingTests(FeedCase):
@@ -88,8 +89,26 @@ class ReadingTests(FeedCase):
         sink = self.add(Kept())
         self.tell(3, turn=False)
         self.assertEqual(sink.pieces, [])
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
         self.assertEqual(sink.pieces, [b"1\n2\n3\n"])
+
+    def test_at_once(self) -> None:
+        """After a silence an entry is written in the very next turn; one that follows soon waits a little."""
+        sink = self.add(Kept())
+        self.tell(turn=False)
+        self.clock.advance(0)
+        self.assertEqual(sink.numbers, [1])
+        self.clock.advance(SPACING / 4)
+        self.tell(turn=False)
+        self.clock.advance(SPACING / 2)
+        self.assertEqual(sink.numbers, [1])
+        self.tell(turn=False)
+        self.clock.advance(SPACING / 4)
+        self.assertEqual(sink.pieces, [b"1\n", b"2\n3\n"])
+        self.clock.advance(SPACING)
+        self.tell(turn=False)
+        self.clock.advance(0)
+        self.assertEqual(sink.numbers, [1, 2, 3, 4])
 
     def test_encoded_once(self) -> None:
         """The same piece goes to all who want the same: it is made once, not copied."""
@@ -129,7 +148,7 @@ class ReadingTests(FeedCase):
         """Whoever takes everything loses nothing, however much is told in one turn."""
         sink = self.add(Kept())
         self.tell(1000, turn=False)
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
         self.assertEqual((sink.numbers, sink.said), (list(range(1, 1001)), []))
 
     def test_closed(self) -> None:
@@ -172,8 +191,8 @@ class ReadingTests(FeedCase):
 
         self.patch(first, "write", and_tell)
         self.tell()
-        self.clock.advance(0)
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
+        self.clock.advance(SPACING)
         for sink in (first, second):
             lost = sum(each.count for each in sink.said)
             self.assertEqual(lost + len(sink.numbers), self.seq)
@@ -271,7 +290,7 @@ class SlowTests(FeedCase):
                 sink.takes = number
                 sink.reader.resume()
             elif what == "turn":
-                self.clock.advance(0)
+                self.clock.advance(SPACING)
             else:
                 channel = "tunnel" if what == "tunnel" else "health"
                 if channel == "health":
@@ -279,7 +298,7 @@ class SlowTests(FeedCase):
                 self.tell(number, channel, turn=False)
         sink.takes = 1000
         sink.reader.resume()
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
         self.assertEqual(sink.numbers, sorted(set(sink.numbers)))
         lost = [seq for seq in told if seq not in sink.numbers]
         self.assertEqual(sum(each.count for each in sink.said), len(lost))

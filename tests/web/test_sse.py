@@ -12,6 +12,7 @@ from twisted.logger import Logger, LogPublisher
 
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
+from pipeops_agent.realtime.feed import SPACING
 from pipeops_agent.settings.model_server import ClientLimits, LimitsSettings
 from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.channel import AgentChannel
@@ -116,7 +117,7 @@ class StreamCase(SiteCase):
     def tell(self, channel: str = "health", count: int = 1, **data: Any) -> None:
         for _ in range(count):
             self.events_hub.publish(channel, "told", data)
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
 
 
 class EventTests(StreamCase):
@@ -137,7 +138,7 @@ class EventTests(StreamCase):
             {
                 "start": self.events_hub.start,
                 "seq": 2,
-                "time": "2024-01-15T10:30:00Z",
+                "time": "2024-01-15T10:30:00.001000Z",
                 "channel": "tunnel",
                 "event": "told",
                 "data": {"port": 8000},

@@ -16,6 +16,7 @@ from websockets.uri import parse_uri
 
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
+from pipeops_agent.realtime.feed import SPACING
 from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.presence import Presences
@@ -201,7 +202,7 @@ class HubCase(SiteCase):
     def tell(self, channel: str = "health", count: int = 1, **data: Any) -> None:
         for _ in range(count):
             self.events_hub.publish(channel, "told", data)
-        self.clock.advance(0)
+        self.clock.advance(SPACING)
 
     def say(self, *words: str) -> None:
         for word in words:

@@ -168,11 +168,11 @@ class SubscriptionTests(HubCase):
             peer.one(),
             {
                 "type": "event",
-                "timestamp": "2024-01-15T10:30:00Z",
+                "timestamp": "2024-01-15T10:30:00.001000Z",
                 "data": {
                     "start": self.events_hub.start,
                     "seq": 2,
-                    "time": "2024-01-15T10:30:00Z",
+                    "time": "2024-01-15T10:30:00.001000Z",
                     "channel": "tunnel",
                     "event": "told",
                     "data": {"port": 8000},
