@@ -18,6 +18,9 @@ from tests.agent.house import REACTOR, TOKEN
 EXAMPLES: Final = int(os.environ.get("PIPEOPS_SCHEMATHESIS_EXAMPLES", "10"))
 """Requests for each operation and each way of making them."""
 
+PATIENCE: Final = 200 + EXAMPLES
+"""Seconds that one run may take."""
+
 _CONFIGURATION: Final = """\
 [checks.positive_data_acceptance]
 # A `continue` that nobody has given is text like any other to a schema, and refused all the same.
@@ -25,14 +28,14 @@ enabled = false
 
 [checks.negative_data_rejection]
 # Also by its length alone.
-expected-statuses = [400, 401, 403, 404, 414]
+expected-statuses = [400, 401, 403, 404, 414, 429]
 """
 
 
 class SchemathesisTests(ClusterHouse):
     """No failure of the server, no status, header or body that is not described."""
 
-    timeout = 240
+    timeout = PATIENCE + 60
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         """An agent in the middle of its work, with a cluster."""
@@ -49,14 +52,15 @@ class SchemathesisTests(ClusterHouse):
         (self.directory / "schemathesis.toml").write_text(_CONFIGURATION)
         arguments = ["run", url, "--seed=6", f"--max-examples={EXAMPLES}", "--phases=coverage,fuzzing"]
         arguments += ["--no-color", "--warnings=off", *options]
+        # It ends by itself before its test gives up, so that nothing is left behind.
         running = getProcessOutputAndValue(
-            sys.executable,
-            ["-m", "schemathesis.cli", *arguments],
+            "/usr/bin/timeout",
+            [str(PATIENCE), sys.executable, "-m", "schemathesis.cli", *arguments],
             {"PATH": os.environ["PATH"], "HOME": str(self.directory)},
             path=str(self.directory),
             reactor=REACTOR,
         )
-        output, errors, status = await bounded(REACTOR, 200, running, "schemathesis")
+        output, errors, status = await bounded(REACTOR, PATIENCE + 20, running, "schemathesis")
         report = "\n".join(line[:300] for line in (output + errors).decode().splitlines())
         self.assertEqual(status, 0, report)
         return report
