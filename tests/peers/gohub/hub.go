@@ -17,7 +17,7 @@ const waiting = 256
 
 // patience is how long the hub waits for a client that has as many; from then on it is slow, and loses what it does
 // not take at once.
-const patience = 200 * time.Millisecond
+const patience = time.Second
 
 type member struct {
 	connection *websocket.Conn
@@ -121,13 +121,17 @@ func (h *hub) broadcast() {
 	}
 }
 
-// settle waits until all that are not slow have been sent everything.
+// settle waits until all have been sent everything, but for those that take nothing.
 func (h *hub) settle() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for m := range h.members {
-		for !m.slow && len(m.send) > 0 {
+		left, since := len(m.send), time.Now()
+		for left > 0 && time.Since(since) < patience {
 			time.Sleep(time.Millisecond)
+			if now := len(m.send); now != left {
+				left, since = now, time.Now()
+			}
 		}
 	}
 }
