@@ -50,6 +50,9 @@ class Echo:
     def wire_open(self) -> None:
         """Nothing is said first."""
 
+    def wire_frame(self) -> None:
+        """As many as the suite likes."""
+
     def wire_message(self, payload: bytes, *, binary: bool) -> None:
         if binary:
             self.wire.sendMessage(payload, isBinary=True)

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 _log = Logger(namespace="web")
 
 RATE: Final = 100.0
-"""Messages of one client in a second, in the long run: beyond that it is read more slowly."""
+"""Frames of one client in a second, in the long run: beyond that it is read more slowly."""
 BURST: Final = 200.0
-"""Messages that may come at once after a silence."""
+"""Frames that may come at once after a silence."""
 MAX_REASON: Final = 120
 """Characters of the reason of a close; they are ASCII, and 123 bytes is what fits (RFC 6455, 5.5)."""
 MAX_HOLD: Final = 2.0
@@ -193,11 +193,18 @@ class Session:
             for payload in signing_in.early:
                 self._handle(payload)
 
+    def wire_frame(self) -> None:
+        """Count a frame; read no more for a while where there are too many."""
+        self._earn()
+        self._allowance = max(self._allowance - 1, -MAX_HOLD * RATE)
+        if self._allowance < 0 and self._hold is None:
+            self.wire.hold()
+            self._hold = self._hub.clock.callLater(-self._allowance / RATE, self._go_on)
+
     def wire_message(self, payload: bytes, *, binary: bool) -> None:
         if binary:
             self.wire.close(UNSUPPORTED_DATA, "only text is understood here")
             return
-        self._count()
         if self._signing_in is not None:
             self._signing_in.message(payload)
         else:
@@ -265,14 +272,6 @@ class Session:
             self.wire.abort()
         else:
             self.wire.ping()
-
-    def _count(self) -> None:
-        """Count a message; read no more for a while where there are too many."""
-        self._earn()
-        self._allowance = max(self._allowance - 1, -MAX_HOLD * RATE)
-        if self._allowance < 0 and self._hold is None:
-            self.wire.hold()
-            self._hold = self._hub.clock.callLater(-self._allowance / RATE, self._go_on)
 
     def _go_on(self) -> None:
         self._earn()

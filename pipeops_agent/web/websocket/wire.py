@@ -35,6 +35,9 @@ MAX_MESSAGE: Final = 1024 * 1024
 MAX_WAITING: Final = 1024 * 1024
 """Bytes of answers that may wait for a client that does not read them."""
 
+PIECE: Final = 4096
+"""Bytes that are looked at at once, so that who sends a thousand frames in them is soon read more slowly."""
+
 EASY: Final = MAX_WAITING // 4
 """Bytes up to which a handler that streams may go on."""
 
@@ -53,6 +56,9 @@ class WireOwner(Protocol):
 
     def wire_open(self) -> None:
         """The upgrade has succeeded."""
+
+    def wire_frame(self) -> None:
+        """A frame begins: of a message, a ping, whatever. It may L{Wire.hold} the connection."""
 
     def wire_message(self, payload: bytes, *, binary: bool) -> None:
         """A message has come; text is valid UTF-8."""
@@ -101,7 +107,10 @@ class Wire(WebSocketServerProtocol):
         self._write: Write
         self._waiting: deque[bytes] = deque()
         self._unsaid_pong: bytes | None = None
+        self._unread = b""
         self._holds = 0
+        self._reading = False
+        self._stopped = False
         self._lost = False
         self.waiting_bytes = 0
         self.full = False
@@ -161,14 +170,14 @@ class Wire(WebSocketServerProtocol):
     def hold(self) -> None:
         """Read no more, until L{release} has been called as often."""
         self._holds += 1
-        if self._holds == 1 and not self._lost:
+        if not (self._stopped or self._lost):
+            self._stopped = True
             self.transport.pauseProducing()
 
     def release(self) -> None:
         """Take back one L{hold}."""
         self._holds -= 1
-        if self._holds == 0 and not self._lost:
-            self.transport.resumeProducing()
+        self._read()
 
     @property
     def held(self) -> bool:
@@ -182,11 +191,8 @@ class Wire(WebSocketServerProtocol):
     # -- what Twisted calls
 
     def dataReceived(self, data: bytes) -> None:
-        if self._lost:
-            return
-        super().dataReceived(data)
-        if self.state != self.STATE_OPEN:
-            self._cut_soon()
+        self._unread += data
+        self._read()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # no default here
         self._lost = True
@@ -258,6 +264,27 @@ class Wire(WebSocketServerProtocol):
 
     def onPong(self, payload: bytes) -> None:
         self.unanswered = 0
+
+    def onFrameBegin(self) -> None:
+        self._owner.wire_frame()
+        super().onFrameBegin()
+
+    def _read(self) -> None:
+        """Look at what has come, piece by piece, unless something holds it up; then read on."""
+        if self._reading:
+            return  # called from the middle of a piece
+        self._reading = True
+        try:
+            while self._unread and not (self.held or self._lost):
+                piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
+                super().dataReceived(piece)
+        finally:
+            self._reading = False
+        if self._stopped and not (self.held or self._lost):
+            self._stopped = False
+            self.transport.resumeProducing()
+        if self.state != self.STATE_OPEN:
+            self._cut_soon()
 
     def _forget_waiting(self) -> None:
         self._waiting.clear()
