@@ -227,7 +227,7 @@ stage_lowest() {
     "$venv/bin/pip" check
     "$venv/bin/pip" freeze --exclude pipeops-agent >"$LOGS/versions"
     "$venv/bin/python" "$root/.ci/lower_bounds.py" "$work/source/pyproject.toml"
-    "$venv/bin/pip" install --quiet -c "$LOGS/versions" hypothesis jsonschema-rs
+    "$venv/bin/pip" install --quiet -c "$LOGS/versions" hypothesis jsonschema-rs websockets
     "$venv/bin/twistd" pipeops-agent --help >/dev/null
     test_wheel "$venv" lowest
 }
@@ -250,7 +250,7 @@ stage_pythons() {
         fi
         echo "--- $("$python" --version)"
         venv=$work/python$version
-        "$python" -m venv "$venv" && "$venv/bin/pip" install --quiet "$(wheel)" hypothesis jsonschema-rs &&
+        "$python" -m venv "$venv" && "$venv/bin/pip" install --quiet "$(wheel)" hypothesis jsonschema-rs websockets &&
             "$venv/bin/twistd" pipeops-agent --help >/dev/null && test_wheel "$venv" "python$version" || status=1
     done
     return $status
