@@ -571,11 +571,9 @@ class _Socket:
     """A local connection that keeps what is asked of it."""
 
     def __init__(self) -> None:
-        self.aborted = False
-        self.written = b""
+        self.aborted, self.written = False, b""
 
     def getHost(self) -> IPv4Address:  # noqa: N802  # ITransport's
-        """This end of it."""
         return IPv4Address("TCP", "127.0.0.1", 40_000)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
@@ -590,8 +588,7 @@ class _Socket:
     def pauseProducing(self) -> None:
         """The test decides what comes."""
 
-    def resumeProducing(self) -> None:
-        """The test decides what comes."""
+    resumeProducing = pauseProducing
 
     def write(self, data: bytes) -> None:
         self.written += data
