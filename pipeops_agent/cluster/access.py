@@ -13,6 +13,8 @@ from pipeops_agent.cluster.api import LiveApi
 from pipeops_agent.cluster.config import ClusterConfig, Credential, Credentials
 from pipeops_agent.cluster.errors import Misconfigured
 from pipeops_agent.cluster.finding import NO_CLUSTER, Finder
+from pipeops_agent.cluster.reach import Reach
+from pipeops_agent.cluster.streaming import Streams
 from pipeops_agent.cluster.transport import Observer, Transport
 from pipeops_agent.net import Connector
 from pipeops_agent.secrets import Secret
@@ -74,6 +76,16 @@ class ClusterAccess:
     def config(self) -> ClusterConfig:
         """@raise Misconfigured: there is none, and why."""
         return self._current().config
+
+    def streams(self, reach: Reach) -> Streams:
+        """
+        Streams to the pods of this cluster, by the same way as the calls.
+
+        @raise Misconfigured: there is none, and why.
+        """
+        config, connector = self.config, self._connector
+        assert connector is not None
+        return Streams(self.clock, connector, config, reach, version=self._version, observe=self._observe)
 
     def _current(self) -> Transport:
         if self._transport is None:

@@ -18,8 +18,8 @@ from pipeops_agent.cluster.errors import ClusterError
 from pipeops_agent.cluster.log_items import Item, LogOptions
 from pipeops_agent.cluster.log_source import LogSource
 from pipeops_agent.cluster.pod_state import PodState
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.resources import PODS
-from pipeops_agent.cluster.scope import Scope
 
 MAX_STREAMS: Final = 20
 """Containers whose logs one stream merges at most; each may hold some hundred KiB back for a slow reader."""
@@ -51,12 +51,12 @@ class Logs:
     """Opens log streams."""
 
     def __init__(
-        self, clock: IReactorTime, api: Api, scope: Scope, *, random: Callable[[], float] = _random.random
+        self, clock: IReactorTime, api: Api, reach: Reach, *, random: Callable[[], float] = _random.random
     ) -> None:
         self._random = random
         self._clock = clock
         self._api = api
-        self._scope = scope
+        self._reach = reach.asking("logs")
 
     async def open(self, caller: Caller, request: LogRequest) -> LogStream:
         """
@@ -65,10 +65,10 @@ class Logs:
         Where it is one container's log, an error says at once why it can't be read; of several, a marker
         does.
 
-        @raise OutOfReach: the owner does not allow it.
+        @raise OutOfReach: the owner does not allow it, or no scope of the caller's does.
         @raise ClusterError: the pods can't be read, a container is not there, or there are too many.
         """
-        self._scope.check("logs", PODS, request.namespace, name=request.pod)
+        self._reach.check(caller, ("logs",), PODS, request.namespace, name=request.pod)
         api = self._api.acting_with(caller.kubernetes_token)
         sources = [
             LogSource(
@@ -121,9 +121,12 @@ class LogStream:
 
     It is pulled: what is not read stays with the API server. Each source hands out one portion at a time,
     in turn, so that none starves the others. Whoever stops before the end calls L{close}.
+
+    @ivar several: they are of more than one container.
     """
 
     def __init__(self, sources: list[LogSource]) -> None:
+        self.several = len(sources) > 1
         self._idle = deque(sources)
         self._reads: dict[LogSource, Deferred[list[Item]]] = {}
         self._ready: deque[list[Item] | Failure] = deque()

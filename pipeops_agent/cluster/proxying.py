@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Mapping
 from typing import Annotated, Final, Literal, Protocol
+from urllib.parse import parse_qsl
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -36,6 +37,9 @@ MAX_HEADER: Final = 8 * 1024
 
 MAX_WHOLE: Final = 8 * 1024 * 1024
 """The longest answer that is given in one message, in bytes; longer ones are to be streamed."""
+
+MAX_QUERY: Final = 64 * 1024
+"""Characters of a query as in a URL."""
 
 MAX_TIMEOUT: Final = 3600.0
 """The most seconds that a request may be given."""
@@ -95,7 +99,7 @@ class ProxyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     A request to the Kubernetes API.
 
     @ivar path: absolute, quoted, without a query.
-    @ivar query: parameters, not quoted; a list for one that is there several times.
+    @ivar query: parameters, not quoted; a list for one that is there several times. As text: as in a URL.
     @ivar body: base64 in JSON; None: there is none, or it comes in chunks (L{BodySource}).
     @ivar stream: whether the answer comes in chunks; else in one message, L{MAX_WHOLE} at most.
     @ivar timeout: the seconds until the answer begins.
@@ -103,7 +107,7 @@ class ProxyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     path: str
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
-    query: dict[str, str | list[str]] = {}
+    query: dict[str, str | list[str]] | Annotated[str, msgspec.Meta(max_length=MAX_QUERY)] = {}
     headers: dict[str, str] = {}
     body: bytes | None = None
     stream: bool = False
@@ -193,7 +197,7 @@ class Proxy:
     def __init__(self, api: Api, discovery: Discovery, reach: Reach) -> None:
         self._api = api
         self._discovery = discovery
-        self._reach = reach
+        self._reach = reach.asking("proxy")
 
     async def send(self, caller: Caller, request: ProxyRequest, source: BodySource | None = None) -> Exchange:
         """
@@ -203,7 +207,7 @@ class Proxy:
 
         @param source: the request's body, in chunks.
         @raise Refused: it can't be sent on, whoever asks; or not with the agent's credential.
-        @raise OutOfReach: the owner of the cluster does not allow it.
+        @raise OutOfReach: the owner of the cluster does not allow it, or no scope of the caller's does.
         @raise NotServed: the server has no such resource.
         @raise ClusterError: there was no answer.
         """
@@ -216,6 +220,7 @@ class Proxy:
         if request.body is not None and source is not None:
             raise Refused("a body and chunks of a body: one of them")
         self._reach.check_name("proxy")
+        self._reach.check_asked(caller)
         if path.plural:
             resource = await self._resource(path)
             verb = _verb(request.method, path, query)
@@ -364,7 +369,9 @@ def _checked(headers: Mapping[str, str]) -> dict[str, str]:
     return sent
 
 
-def _pairs(query: Mapping[str, str | list[str]]) -> tuple[tuple[str, str], ...]:
+def _pairs(query: Mapping[str, str | list[str]] | str) -> tuple[tuple[str, str], ...]:
+    if isinstance(query, str):
+        return tuple(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
     pairs = []
     for name, value in query.items():
         pairs += [(name, each) for each in ([value] if isinstance(value, str) else value)]

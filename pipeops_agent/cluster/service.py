@@ -25,6 +25,7 @@ from pipeops_agent.cluster.finding import Finder, Surroundings, home_namespace, 
 from pipeops_agent.cluster.inventory import Inventory, Store
 from pipeops_agent.cluster.keeping import InventoryKeeper
 from pipeops_agent.cluster.kubelets import Kubelets
+from pipeops_agent.cluster.logs import Logs
 from pipeops_agent.cluster.operations import Kit, Operations
 from pipeops_agent.cluster.proxying import Proxy
 from pipeops_agent.cluster.reach import Reach
@@ -32,6 +33,7 @@ from pipeops_agent.cluster.reaching import Reachability, Reached
 from pipeops_agent.cluster.reflector import ListStatus
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.service_token import verification
+from pipeops_agent.cluster.streaming import Streams
 from pipeops_agent.cluster.telling import ChangeTeller
 from pipeops_agent.cluster.transport import Observer
 from pipeops_agent.cluster.usage import Usage, UsageService, UsageStatus
@@ -168,6 +170,20 @@ class ClusterService(MultiService):
     def proxy(self) -> Proxy:
         """The way of callers' own requests, by the owner's rules of this moment."""
         return Proxy(self.api, self._capabilities.discovery, self._reach)
+
+    @property
+    def logs(self) -> Logs:
+        """Logs of pods for callers, by the owner's rules of this moment."""
+        return Logs(self._clock, self.api, self._reach)
+
+    @property
+    def streams(self) -> Streams:
+        """
+        Streams to pods for callers, by the owner's rules and to the cluster of this moment.
+
+        @raise Misconfigured: there is none.
+        """
+        return self._access.streams(self._reach)
 
     @property
     def _reach(self) -> Reach:

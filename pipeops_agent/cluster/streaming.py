@@ -11,8 +11,8 @@ from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.call import Call
 from pipeops_agent.cluster.config import ClusterConfig, Credential
 from pipeops_agent.cluster.errors import ClusterError, StatusError, Unreachable
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.resources import PODS
-from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.sessions import V4, V5, ExecSession, PortForward
 from pipeops_agent.cluster.socket import ApiSocket, socket_factory
 from pipeops_agent.cluster.transport import Observer
@@ -52,8 +52,8 @@ class Streams:
     """
     Opens streams to pods.
 
-    Each raises C{OutOfReach} where the owner does not allow it; L{StatusError} where the API server says
-    no; L{Unreachable} where it says nothing.
+    Each raises C{OutOfReach} where the owner does not allow it, or no scope of the caller's does;
+    L{StatusError} where the API server says no; L{Unreachable} where it says nothing.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Streams:
         reactor: IReactorTime,
         endpoints: EndpointSource,
         config: ClusterConfig,
-        scope: Scope,
+        reach: Reach,
         *,
         version: str,
         observe: Observer,
@@ -69,30 +69,44 @@ class Streams:
         self._reactor = reactor
         self._endpoints = endpoints
         self._config = config
-        self._scope = scope
+        self._reach = reach
         self._version = version
         self._observe = observe
 
-    async def exec(self, caller: Caller, terminal: Terminal, command: tuple[str, ...]) -> ExecSession:
-        """Run C{command} in a container."""
+    async def exec(
+        self, caller: Caller, terminal: Terminal, command: tuple[str, ...], *, called: str = "exec"
+    ) -> ExecSession:
+        """
+        Run C{command} in a container.
+
+        @param called: by which name it was asked for: C{shell}; it is the same to who denies C{exec}, or may.
+        """
         query = [*_query(terminal), *(("command", part) for part in command)]
-        return await self._process(caller, "exec", terminal, query)
+        names = tuple(dict.fromkeys((called, "exec")))
+        return await self._process(caller, "exec", terminal, query, names)
 
     async def attach(self, caller: Caller, terminal: Terminal) -> ExecSession:
         """Connect to a container's main process."""
-        return await self._process(caller, "attach", terminal, _query(terminal))
+        return await self._process(caller, "attach", terminal, _query(terminal), ("attach",))
 
     async def port_forward(self, caller: Caller, namespace: str, pod: str, port: int) -> PortForward:
         """Open one connection to a port of a pod."""
-        self._scope.check("port-forward", PODS, namespace, name=pod)
+        reach = self._reach.asking("portforward")
+        reach.check(caller, ("portforward", "port-forward"), PODS, namespace, name=pod)
         what = f"port-forward to {namespace}/{pod}:{port}"
         call = _call("portforward", namespace, pod, [("ports", str(port))], caller.kubernetes_token)
         return PortForward(await self._open(call, what, [V4]), what)
 
     async def _process(
-        self, caller: Caller, verb: str, terminal: Terminal, query: list[tuple[str, str]]
+        self,
+        caller: Caller,
+        verb: str,
+        terminal: Terminal,
+        query: list[tuple[str, str]],
+        names: tuple[str, ...],
     ) -> ExecSession:
-        self._scope.check(verb, PODS, terminal.namespace, name=terminal.pod)
+        reach = self._reach.asking(*names)
+        reach.check(caller, names, PODS, terminal.namespace, name=terminal.pod)
         what = f"{verb} in {terminal.namespace}/{terminal.pod}"
         call = _call(verb, terminal.namespace, terminal.pod, query, caller.kubernetes_token)
         return ExecSession(self._reactor, await self._open(call, what, [V5, V4]), what)

@@ -10,7 +10,7 @@ import msgspec
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pipeops_agent import facts
-from pipeops_agent.caller import Caller, Grant
+from pipeops_agent.caller import Caller
 from pipeops_agent.clock import utc_now
 from pipeops_agent.cluster import rights, service_token
 from pipeops_agent.cluster.operations import Command, Target
@@ -24,6 +24,7 @@ from pipeops_agent.settings import Loaded
 from pipeops_agent.settings.model_pipeops import RegistrationSettings
 from tests.agent.cluster_house import ClusterHouse
 from tests.agent.house import change, look_until
+from tests.cluster.case import EVERYTHING
 from tests.cluster.fakeapi import Asked, FakeApi, operating
 
 
@@ -124,7 +125,7 @@ class AbilityTests(ClusterHouse):
         """Commands and proxied requests go to the cluster that is configured, by the rules of the moment."""
         self.start_agent(self.with_kubeconfig())
         await self.until_connected()
-        caller = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="127.0.0.1")
+        caller = Caller(subject="a test", scopes=EVERYTHING, origin="127.0.0.1")
         command = Command(type="get_resources", target=Target(type="pods", namespace="shop"))
         found: Any = await self.agent.cluster.operations.run(caller, command, lambda progress: None)
         self.assertEqual([item["metadata"]["name"] for item in found.items], ["a", "b"])

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pipeops_agent.caller import Grant
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.config import ClusterConfig, StaticCredentials
 from pipeops_agent.cluster.transport import Transport
@@ -21,10 +22,15 @@ from tests.cluster.fakeapi import FakeApi
 
 T = TypeVar("T")
 
+EVERYTHING = frozenset({Grant("read"), Grant("operate")})
+"""The scopes of a caller that may do whatever the agent may."""
+
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 
 
-class _Agents:
+class AgentsOf:
+    """The same HTTP agent for everybody."""
+
     def __init__(self, agent: Any) -> None:
         self._agent = agent
 
@@ -59,7 +65,7 @@ class FakeApiCase(SynchronousTestCase):
         )
         transport = Transport(
             self.clock,
-            _Agents(self._traversal),
+            AgentsOf(self._traversal),
             config,
             version="0",
             observe=lambda verb, resource, code, seconds: self.observed.append((verb, resource, code)),

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.log_items import Item, LogLine, LogMarker, LogOptions
 from pipeops_agent.cluster.logs import LogRequest, Logs, LogStream
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.scope import Scope
 from tests.cluster.case import FakeApiCase
 from tests.cluster.fakeapi.logs import FakeLogs
@@ -65,7 +66,9 @@ class LogCase(FakeApiCase):
         if "labels" not in request:
             request.setdefault("pod", "web")
         asked = LogRequest(**{"namespace": "shop", **request}, options=LogOptions(**options))
-        return self.begin(Logs(self.clock, self.api, self.scope, random=lambda: 0.5).open(caller, asked))
+        return self.begin(
+            Logs(self.clock, self.api, Reach(scope=self.scope), random=lambda: 0.5).open(caller, asked)
+        )
 
     def open(self, **request: Any) -> LogStream:
         opening = self.opening(**request)

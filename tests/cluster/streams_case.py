@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.config import ClusterConfig, Credential
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.sessions import (
     ExecSession,
@@ -75,7 +76,7 @@ class StreamsCase(SynchronousTestCase):
             self.reactor,
             self.endpoints,
             config,
-            self.scope,
+            Reach(scope=self.scope),
             version="1.2.3",
             observe=lambda verb, resource, code, seconds: self.observed.append((verb, resource, code)),
         )

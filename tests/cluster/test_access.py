@@ -12,11 +12,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.access import ClusterAccess
 from pipeops_agent.cluster.errors import Misconfigured
 from pipeops_agent.cluster.finding import Finder, Surroundings
+from pipeops_agent.cluster.reach import Reach
+from pipeops_agent.cluster.streaming import Terminal
 from pipeops_agent.secrets import Secret
 from pipeops_agent.settings.model import KubernetesSettings
+from tests.cluster.case import EVERYTHING
 
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 
@@ -101,6 +105,34 @@ class ProxyTests(AccessCase):
             _ = access.config
         self.assertIn("proxy-url", caught.exception.sentence)
         self.assertNotIn("horse", caught.exception.sentence)
+
+
+class StreamTests(AccessCase):
+    """Streams to pods (exec, attach) go where calls go."""
+
+    def places(self, access: ClusterAccess) -> list[tuple[str, int]]:
+        """Where a stream leads to."""
+        terminal = Terminal(namespace="shop", pod="web")
+        caller = Caller(subject="x", scopes=EVERYTHING, origin="")
+        opening = Deferred.fromCoroutine(access.streams(Reach()).exec(caller, terminal, ("true",)))
+        places = [(host, port) for host, port, *_ in self.reactor.tcpClients]
+        opening.cancel()
+        self.failureResultOf(opening)
+        return places
+
+    def test_proxy_url(self) -> None:
+        """By the kubeconfig's proxy, or straight to the server."""
+        self.assertEqual(self.places(self.access({})), [("192.0.2.1", 6443)])
+        self.assertEqual(
+            self.places(self.access({"proxy-url": "http://192.0.2.9:3128"}))[1:], [("192.0.2.9", 3128)]
+        )
+
+    def test_no_cluster(self) -> None:
+        """Where no cluster was found, nowhere; the error says why."""
+        access = self.access({"proxy-url": "gopher://192.0.2.9"})
+        with self.assertRaises(Misconfigured) as caught:
+            access.streams(Reach())
+        self.assertIn("proxy-url", caught.exception.sentence)
 
 
 class SecretTests(AccessCase):

@@ -16,12 +16,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.config import ClusterConfig, StaticCredentials
 from pipeops_agent.cluster.log_items import LogLine, LogMarker, LogOptions
 from pipeops_agent.cluster.logs import LogRequest, Logs
-from pipeops_agent.cluster.scope import Scope
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.transport import Transport
 from pipeops_agent.net import Connector
 from tests.cluster.fakeapi.logs import stamp
@@ -137,8 +137,8 @@ class VolumeTests(TestCase):
         connector = Connector(reactor, connect_timeout=10)
         self.addCleanup(lambda: Deferred.fromCoroutine(connector.close()))
         transport = Transport(reactor, connector, config, version="0", observe=lambda *_: None)
-        caller = Caller(subject="x", scopes=frozenset(), origin="")
-        logs = Logs(reactor, Api(transport), Scope(), random=lambda: 0.1)
+        caller = Caller(subject="x", scopes=frozenset({Grant("read")}), origin="")
+        logs = Logs(reactor, Api(transport), Reach(), random=lambda: 0.1)
         stream = await logs.open(caller, LogRequest(namespace="shop", pod="web", options=LogOptions()))
         process, before, most, ahead = psutil.Process(), 0, 0, 0
         expected, reads, rested, markers = 0, 0, False, list[str]()

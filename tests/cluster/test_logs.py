@@ -6,7 +6,7 @@ from typing import cast
 
 from twisted.internet.defer import CancelledError
 
-from pipeops_agent.caller import Caller
+from pipeops_agent.caller import Caller, Grant
 from pipeops_agent.cluster.errors import ClusterError, StatusError
 from pipeops_agent.cluster.log_items import Item, LogLine, LogMarker
 from pipeops_agent.cluster.log_source import (
@@ -87,7 +87,7 @@ class OneTests(LogCase):
 
         self.server.allowed = allowed
         self.open(caller=Caller(
-            subject="x", scopes=frozenset(), origin="", kubernetes_token=Secret("theirs")
+            subject="x", scopes=frozenset({Grant("read")}), origin="", kubernetes_token=Secret("theirs")
         ))  # fmt: skip
         self.assertEqual(seen, ["somebody", "somebody"])
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pipeops_agent.caller import Caller, Grant
+from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.discovery import Discovery, NotServed
 from pipeops_agent.cluster.errors import BadAnswer, Unreachable
 from pipeops_agent.cluster.proxying import (
@@ -27,7 +27,7 @@ from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.scope import OutOfReach, Scope
 from pipeops_agent.cluster.stream import Cut
 from pipeops_agent.secrets import Secret
-from tests.cluster.case import FakeApiCase
+from tests.cluster.case import EVERYTHING, FakeApiCase
 from tests.cluster.fakeapi import Fault, operating
 
 
@@ -51,9 +51,12 @@ class ProxyCase(FakeApiCase):
         super().setUp()
         self.served = operating.Discovery(self.server)
         self.discovery = Discovery(self.clock, self.api)
-        self.caller = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="test")
+        self.caller = Caller(subject="a test", scopes=EVERYTHING, origin="test")
         self.own = Caller(
-            subject="somebody", scopes=frozenset(), origin="test", kubernetes_token=Secret("theirs")
+            subject="somebody",
+            scopes=EVERYTHING,
+            origin="test",
+            kubernetes_token=Secret("theirs"),
         )
         self.requests: list[Request] = []
         self.bodies: list[bytes] = []

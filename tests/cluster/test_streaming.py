@@ -14,6 +14,7 @@ from pipeops_agent.cluster.socket import MAX_HANDSHAKE
 from pipeops_agent.cluster.streaming import UPGRADE_TIMEOUT, Terminal
 from pipeops_agent.net import ClientTLS, ConnectProblem
 from pipeops_agent.secrets import Secret
+from tests.cluster.case import EVERYTHING
 from tests.cluster.streams_case import CALLER, TERMINAL, UNAUTHORIZED, StreamsCase, T
 
 
@@ -52,7 +53,7 @@ class OpenTests(StreamsCase):
     def test_own_token(self) -> None:
         """A caller's own token goes out in place of the agent's, and without the agent's certificate."""
         self.tokens.certificate = b"the agent's"
-        caller = Caller(subject="x", scopes=frozenset(), origin="", kubernetes_token=Secret("theirs"))
+        caller = Caller(subject="x", scopes=EVERYTHING, origin="", kubernetes_token=Secret("theirs"))
         self.exec(caller=caller)
         assert self.server.asked is not None
         self.assertEqual(self.server.asked.headers["authorization"], "Bearer theirs")
@@ -134,7 +135,7 @@ class OpenTests(StreamsCase):
     def test_unauthorized_caller(self) -> None:
         """A caller's own token has no other."""
         self.endpoints.answers = [UNAUTHORIZED]
-        caller = Caller(subject="x", scopes=frozenset(), origin="", kubernetes_token=Secret("theirs"))
+        caller = Caller(subject="x", scopes=EVERYTHING, origin="", kubernetes_token=Secret("theirs"))
         self.failure(self.streams.exec(caller, TERMINAL, ("true",)), StatusError)
         self.assertEqual(self.tokens.token, Secret("old"))
 

@@ -19,7 +19,7 @@ from pipeops_agent.cluster.objects import Node
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.usage import ABSENT_RETRY, INTERVAL, SOON, Amount, UsageService, UsageStatus
 from pipeops_agent.net import CertificateProblem, ClientTLS
-from tests.cluster.case import NOON, FakeApiCase, _Agents
+from tests.cluster.case import NOON, AgentsOf, FakeApiCase
 from tests.cluster.fakeapi import Fault
 
 GIB = 1024**3
@@ -50,7 +50,7 @@ class FakeKubelets(Resource):
         return self.summaries[host] if code == 200 else b"no"
 
 
-class RoundOfAgents(_Agents):
+class RoundOfAgents(AgentsOf):
     """To the fake kubelets; nothing is left to close."""
 
     async def close(self) -> None:

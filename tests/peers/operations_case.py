@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeops_agent.caller import Caller, Grant
+from pipeops_agent.caller import Caller
 from pipeops_agent.clock import utc_now
 from pipeops_agent.cluster.discovery import Discovery
 from pipeops_agent.cluster.operations import Command, Kit, Operations, Progress, Target
 from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.secrets import Secret
+from tests.cluster.case import EVERYTHING
 from tests.peers.kubernetes import cluster
 from tests.peers.kubernetes.case import KubernetesCase
 
@@ -43,7 +44,7 @@ class OperationsCase(KubernetesCase):
         await super().setUp()
         self.discovery = Discovery(self.reactor, self.api)
         self.progress: list[Progress] = []
-        self.admin = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="test")
+        self.admin = Caller(subject="a test", scopes=EVERYTHING, origin="test")
 
     async def run_command(
         self,
@@ -89,7 +90,7 @@ class OperationsCase(KubernetesCase):
         """One with such a token."""
         return Caller(
             subject=account,
-            scopes=frozenset({Grant("operate")}),
+            scopes=EVERYTHING,
             origin="test",
             kubernetes_token=self.token(account, *rules),
         )

@@ -7,25 +7,26 @@ from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 
-from pipeops_agent.caller import Caller, Grant
+from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.errors import StatusError, Unreachable
 from pipeops_agent.cluster.kubeconfig import load_kubeconfig
 from pipeops_agent.cluster.log_items import LogLine, LogMarker, LogOptions
 from pipeops_agent.cluster.logs import LogRequest, Logs, LogStream
 from pipeops_agent.cluster.pod_state import PodState
+from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.resources import PODS
-from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.cluster.sessions import Chunk, ExecSession, PortForward, StreamCut
 from pipeops_agent.cluster.streaming import Streams, Terminal
 from pipeops_agent.net import Connector
 from pipeops_agent.scheduling import sleep
+from tests.cluster.case import EVERYTHING
 from tests.peers.kubernetes.busybox import IMAGE, cluster_with_busybox
 from tests.peers.kubernetes.case import PATIENCE, KubernetesCase
 from tests.peers.kubernetes.client import no_plugin
 
 S = TypeVar("S", ExecSession, PortForward)
 
-CALLER = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="a test")
+CALLER = Caller(subject="a test", scopes=EVERYTHING, origin="a test")
 
 
 class PodsCase(KubernetesCase):
@@ -37,8 +38,8 @@ class PodsCase(KubernetesCase):
         await super().setUp()
         config = load_kubeconfig(self.kube.kubeconfig, "", no_plugin)
         connector = Connector(cast(Any, self.reactor), connect_timeout=10.0)
-        self.logs = Logs(self.reactor, self.api, Scope())
-        self.streams = Streams(self.reactor, connector, config, Scope(), version="0", observe=lambda *_: None)
+        self.logs = Logs(self.reactor, self.api, Reach())
+        self.streams = Streams(self.reactor, connector, config, Reach(), version="0", observe=lambda *_: None)
 
     async def pod(self, name: str, script: str, *, running: bool = True, policy: str = "Always") -> None:
         """Let there be a pod whose container C{main} runs C{script}; wait until it does."""

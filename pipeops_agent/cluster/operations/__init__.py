@@ -11,10 +11,11 @@ from pipeops_agent.cluster.operations.base import (
     Target,
     parsed,
 )
-from pipeops_agent.cluster.operations.front import Command, Operations
+from pipeops_agent.cluster.operations.front import SAME, Command, Operations
 from pipeops_agent.cluster.operations.manifests import BadManifest
 
 __all__ = [
+    "SAME",
     "BadManifest",
     "BadRequest",
     "Command",

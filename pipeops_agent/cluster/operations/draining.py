@@ -264,7 +264,8 @@ def _against(caller: Caller, kit: Kit, pod: _Pod, arguments: DrainArguments) -> 
         return "" if arguments.ignore_daemon_sets else "pods of daemon sets (ignore_daemon_sets)"
     meta = pod.metadata
     try:
-        kit.reach.check(caller, ("drain", "evict", "delete"), PODS, meta.namespace, name=meta.name)
+        # Who may drain a node may empty it: scopes are asked about the node.
+        kit.reach.check_owner(("drain", "evict", "delete"), PODS, meta.namespace, name=meta.name)
     except OutOfReach as error:
         return str(error)
     if pod.ended:

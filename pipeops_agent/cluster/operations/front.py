@@ -68,6 +68,9 @@ class _Operation(msgspec.Struct, frozen=True):
     seconds: float = SHORT
 
 
+SAME: Final = {"apply": ("apply", "deploy"), "deploy": ("deploy", "apply")}
+"""Two names of one operation: a scope may have either."""
+
 _OPERATIONS: Final = {
     "get_resources": _Operation(get_resources, ReadArguments),
     "create": _Operation(create, SendArguments),
@@ -107,14 +110,16 @@ class Operations:
 
         @param listener: is told of the progress.
         @raise BadRequest: it makes no sense.
-        @raise OutOfReach: the owner of the cluster does not allow it.
+        @raise OutOfReach: the owner of the cluster does not allow it, or no scope of the caller's does.
         @raise ClusterError: the API says no, or nothing.
         @raise OutOfTime: it was not done in time.
         """
         operation, arguments = self._understand(command)
         seconds = operation.seconds if command.timeout is None else command.timeout
         run = Run(self._kit.clock, command.type, seconds, listener)
-        body = operation.body(caller, self._kit, command.target, arguments, run)
+        asked = SAME.get(command.type, (command.type,))
+        kit = msgspec.structs.replace(self._kit, reach=self._kit.reach.asking(*asked))
+        body = operation.body(caller, kit, command.target, arguments, run)
         try:
             return await bounded(self._kit.clock, seconds, body, command.type)
         except DeadlineExceeded as error:

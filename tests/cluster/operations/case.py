@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from pipeops_agent.caller import Caller, Grant
+from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.discovery import Discovery
 from pipeops_agent.cluster.operations import Command, Kit, Operations, Progress, Result, Target
 from pipeops_agent.cluster.reach import Reach
 from pipeops_agent.cluster.scope import Scope
 from pipeops_agent.secrets import Secret
-from tests.cluster.case import FakeApiCase
+from tests.cluster.case import EVERYTHING, FakeApiCase
 from tests.cluster.fakeapi import operating
 
 OWN = ("pipeops-system", "pipeops-agent-state", "pipeops-agent")
@@ -34,10 +34,10 @@ class OperationCase(FakeApiCase):
         operating.serve_scale(self.server)
         self.discovery = Discovery(self.clock, self.api)
         self.progress: list[Progress] = []
-        self.caller = Caller(subject="a test", scopes=frozenset({Grant("operate")}), origin="test")
+        self.caller = Caller(subject="a test", scopes=EVERYTHING, origin="test")
         self.own = Caller(
             subject="somebody",
-            scopes=frozenset({Grant("operate")}),
+            scopes=EVERYTHING,
             origin="test",
             kubernetes_token=Secret("theirs"),
         )
