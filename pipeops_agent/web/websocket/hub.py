@@ -38,6 +38,7 @@ class WebSocketHub:
     """
     Serves C{/ws}.
 
+    @ivar limits: what clients may take.
     @ivar total: how many handlers of each message type run, in all sessions.
     @param state: what a client is told first, and after a loss.
     @param most: how many sessions there may be at one time; asked each time.
@@ -61,6 +62,7 @@ class WebSocketHub:
         self.events = events
         self.registry = registry
         self.state = state
+        self.limits = presences.access.limits
         self.total: Counter[str] = Counter()
         self._presences = presences
         self._most = most

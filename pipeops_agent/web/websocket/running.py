@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, succe
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pipeops_agent.access.limits import Kind, Place
 from pipeops_agent.caller import Caller
 from pipeops_agent.scheduling import as_deferred
 from pipeops_agent.web.websocket.messages import MessageError
@@ -45,6 +46,17 @@ class Call:
     def caller(self) -> Caller:
         """Who asks."""
         return self.session.caller
+
+    talks: Final = True
+    """More can be sent for it, see L{receiver}."""
+
+    def hold(self, kind: Kind) -> Place:
+        """
+        A place for what is asked for, to be released at its end.
+
+        @raise TooMany: there is none.
+        """
+        return self.session.hold(kind)
 
     def reply(self, name: str, data: Any) -> None:
         """Send a message that answers this one. It is never lost: who has much to say waits for L{ready}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pipeops_agent.access.limits import Kind, Place
 from pipeops_agent.caller import READ, Caller
 from pipeops_agent.realtime import Encoding, Feed, Missed, Reader, Sink
 from pipeops_agent.scheduling import Tasks
@@ -20,7 +22,6 @@ from pipeops_agent.web.websocket.messages import MessageError, decode, decode_da
 from pipeops_agent.web.websocket.running import Call, Running
 from pipeops_agent.web.websocket.signing_in import SigningIn
 from pipeops_agent.web.websocket.wire import (
-    EASY,
     GOING_AWAY,
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
@@ -62,7 +63,7 @@ class Session:
         self._unseen: Reader | None = None
         self._tasks = Tasks()
         self._readers: dict[Reader, None] = {}
-        self._waiters: list[Deferred[None]] = []
+        self._waiters: deque[Deferred[None]] = deque()
         self._allowance = BURST
         self._counted = hub.clock.seconds()
         self._hold: IDelayedCall | None = None
@@ -73,6 +74,14 @@ class Session:
         """Who it is; there is one as soon as messages are answered."""
         assert self.presence.caller is not None
         return self.presence.caller
+
+    def hold(self, kind: Kind) -> Place:
+        """
+        A place for something that it asks for.
+
+        @raise TooMany: there is none.
+        """
+        return self._hub.limits.hold(kind, self.presence.origin)
 
     # -- to the client
 
@@ -93,8 +102,11 @@ class Session:
         self.send("status", state)
 
     def ready(self) -> Deferred[None]:
-        """Fire when little enough waits to be read by the client. Cancelled when nobody waits for it."""
-        if self.wire.waiting_bytes <= EASY:
+        """
+        Fire when the connection takes more: then one message goes out at once, however long it is. Cancelled
+        when nobody waits for it.
+        """
+        if not self.wire.full:
             return succeed(None)
         waiter: Deferred[None] = Deferred()
         self._waiters.append(waiter)
@@ -228,8 +240,9 @@ class Session:
             reader.pause()
 
     def wire_free(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        # One after the other: each may fill the connection again.
+        while self._waiters and not self.wire.full:
+            waiter = self._waiters.popleft()
             if not waiter.called:
                 waiter.callback(None)
         for reader in tuple(self._readers):

@@ -38,9 +38,6 @@ MAX_WAITING: Final = 1024 * 1024
 PIECE: Final = 4096
 """Bytes that are looked at at once, so that who sends a thousand frames in them is soon read more slowly."""
 
-EASY: Final = MAX_WAITING // 4
-"""Bytes up to which a handler that streams may go on."""
-
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds that the client has to answer a close frame, and to read what was sent before it."""
 
