@@ -94,6 +94,13 @@ class Refused(ClusterError):
     """A request is not sent on; the sentence says why."""
 
 
+class OwnTokenNeeded(Refused):
+    """It is only sent on with a Kubernetes token of the caller's own."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is only for callers with a Kubernetes token of their own")
+
+
 class ProxyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     A request to the Kubernetes API.
@@ -257,7 +264,7 @@ class Proxy:
         """@raise OutOfReach, Refused: this is not sent on."""
         sub = path.subresource
         if sub in _OWN_TOKEN and caller.kubernetes_token is None:
-            raise Refused(f"{resource.name}/{sub} is only for callers with a Kubernetes token of their own")
+            raise OwnTokenNeeded(f"{resource.name}/{sub}")
         namespace = path.namespace if resource.namespaced else None
         self._reach.check(caller, acts, resource, namespace, name=path.name)
         if self._reach.limited and resource.name == NODES.name and sub == "proxy":
@@ -275,7 +282,7 @@ class Proxy:
         if _OPEN.fullmatch(path) or re.fullmatch(r"/api/v1|/apis/[^/]+(?:/[^/]+)?", path):
             return
         if caller.kubernetes_token is None:
-            raise Refused(f"{path[:80]} is only for callers with a Kubernetes token of their own")
+            raise OwnTokenNeeded(path[:80])
         if self._reach.limited:
             raise OutOfReach(f"{path[:80]} tells of all namespaces: kubernetes.namespaces")
 

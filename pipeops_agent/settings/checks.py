@@ -162,8 +162,8 @@ def cautions(settings: Settings) -> Iterator[str]:
         yield "server.allow_plaintext_tokens: callers' tokens may travel unencrypted through networks"
     if settings.access != AccessSettings():
         yield (
-            "access: the lists of the cluster keep to it, and the control plane is told; this version of the"
-            " agent has no operation of its own to refuse, and does not look into what the tunnel forwards"
+            "access: all that is asked of the agent itself keeps to it, the control plane is told; it does"
+            " not look into what the tunnel forwards: who reaches the Kubernetes API there is bound by RBAC"
         )
     for component in settings.logging.levels:
         if not is_component(component):

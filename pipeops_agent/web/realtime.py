@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from pipeops_agent.clock import WallClock
+from pipeops_agent.commands.desk import Cluster, Desk
+from pipeops_agent.commands.http import CommandStreams
+from pipeops_agent.commands.messages import command_messages, pod_logs
 from pipeops_agent.entrance import Entrance
 from pipeops_agent.events import EventHub
 from pipeops_agent.health import Feature, Registry
@@ -19,7 +23,7 @@ from pipeops_agent.status import StatusBoard
 from pipeops_agent.tokens import TokenSource
 from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.api.operation import Operation
-from pipeops_agent.web.api.streams import EVENTS, LOGS, WEBSOCKET
+from pipeops_agent.web.api.streams import COMMANDS, EVENTS, LOGS, WEBSOCKET
 from pipeops_agent.web.presence import Presences
 from pipeops_agent.web.routes import Route
 from pipeops_agent.web.sse import EventStreams
@@ -40,6 +44,8 @@ class Surroundings(Protocol):
     def metrics(self) -> Metrics: ...
     @property
     def tokens(self) -> TokenSource: ...
+    @property
+    def cluster(self) -> Cluster: ...
     @property
     def settings(self) -> Callable[[], Settings]: ...
 
@@ -65,10 +71,20 @@ class Realtime:
         self.metrics: Callable[[], Any] = dict
         settings = common.settings
         self._presences = Presences(common.reactor, entrance.access, RefusingSight(entrance.sight))
+        desk = Desk(common.reactor, common.cluster, entrance.audit)
         self._events = EventFeed(common.reactor, hub)
         self._logs = LogFeed(common.reactor, hub.start, log)
         self.messages = Messages()
-        self.messages.add(*standard_messages(status=self._status, metrics=self._metrics, logs=self._logs))
+        self.messages.add(
+            *standard_messages(
+                status=self._status,
+                metrics=self._metrics,
+                logs=self._logs,
+                pod_logs=partial(pod_logs, desk),
+            ),
+            *command_messages(desk),
+        )
+        self._commands = CommandStreams(common.reactor, common.wall, desk, self._presences)
 
         def state() -> Mapping[str, Any]:
             return present_state(board, features, hub)
@@ -87,7 +103,13 @@ class Realtime:
             origins=lambda: settings().realtime.origins,
         )
         self._streams = EventStreams(
-            common.reactor, self._events, self._logs, self._presences, state, most=most
+            common.reactor,
+            self._events,
+            self._logs,
+            self._presences,
+            state,
+            most=most,
+            pod_logs=self._commands.pod_logs,
         )
         common.metrics.read_connections_from("websocket", lambda: len(self._websockets))
         common.metrics.read_connections_from("sse", lambda: len(self._streams))
@@ -96,13 +118,13 @@ class Realtime:
     def routes(self) -> list[Route]:
         """The lines for the table."""
         websocket = self._websockets.routes() if self._switches.enable_websocket else []
-        sse = self._streams.routes() if self._switches.enable_sse else []
+        sse = [*self._streams.routes(), *self._commands.routes()] if self._switches.enable_sse else []
         return [*websocket, *sse]
 
     def operations(self) -> list[Operation]:
         """What these do, for descriptions."""
         websocket = [WEBSOCKET] if self._switches.enable_websocket else []
-        return [*websocket, *([EVENTS, LOGS] if self._switches.enable_sse else [])]
+        return [*websocket, *([EVENTS, LOGS, COMMANDS] if self._switches.enable_sse else [])]
 
     def start(self) -> None:
         """Keep log records, and clients alive, from now on."""
@@ -110,13 +132,13 @@ class Realtime:
         self._presences.start()
         self._websockets.start()
         self._streams.start()
+        self._commands.start()
 
     def stop(self) -> Deferred[None]:
         """Say goodbye to all clients, and take no more; fires when they are gone."""
         self._logs.stop()
-        ending = DeferredList(
-            [self._presences.stop(), self._websockets.stop(), self._streams.stop()], consumeErrors=True
-        )
+        stopping = (self._presences, self._websockets, self._commands, self._streams)
+        ending = DeferredList([each.stop() for each in stopping], consumeErrors=True)
 
         def ended(_: object) -> None:
             self._events.stop()

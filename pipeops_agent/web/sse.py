@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from pipeops_agent.caller import Caller
 from pipeops_agent.events import CHANNELS
 from pipeops_agent.realtime import Encoding, Entry, EventFeed, Feed, LogFeed, Missed, Reader
-from pipeops_agent.realtime.agent_logs import LOG
+from pipeops_agent.realtime.agent_logs import LOG, RECORDS
 from pipeops_agent.scheduling import PeriodicService
 from pipeops_agent.web.access import OPERATE, READ, Credential
 from pipeops_agent.web.api.query import Query, bad_parameter, read_query
@@ -45,10 +45,10 @@ STUCK: Final = 4
 """Comments that could not be written, one after the other, after which a client is cut."""
 
 CONTENT_TYPE: Final = "text/event-stream"
-_HEADERS: Final = (("X-Accel-Buffering", "no"),)
+HEADERS: Final = (("X-Accel-Buffering", "no"),)
 """What keeps nginx, and those who learned from it, from collecting events before they pass them on."""
 
-_COMMENT: Final = b":\n\n"
+COMMENT: Final = b":\n\n"
 _ID: Final = re.compile(r"([0-9a-f]{1,32})-([0-9]{1,15})")
 _MAX_ECHO: Final = 64
 """Characters of an unknown C{Last-Event-ID} that are repeated."""
@@ -154,7 +154,7 @@ class Subscriber:
         """Write a comment; cut who has not read for long."""
         if not self._body.full:
             self._stuck = 0
-            self._body.write(_COMMENT)
+            self._body.write(COMMENT)
             return
         self._stuck += 1
         if self._stuck >= STUCK:
@@ -197,6 +197,7 @@ class EventStreams:
 
     @param most: how many there may be at one time; asked each time.
     @param state: what is told first, and after a loss.
+    @param pod_logs: answers who asks for a pod's log.
     """
 
     def __init__(
@@ -208,12 +209,14 @@ class EventStreams:
         state: State,
         *,
         most: Callable[[], int],
+        pod_logs: Callable[[AgentRequest, Credential, Caller, LogsQuery], Stream],
     ) -> None:
         self._events = events
         self._logs = logs
         self._presences = presences
         self._state = state
         self._most = most
+        self._pod_logs = pod_logs
         self._event_form = sse_encoding(events.start)
         self._log_form = sse_encoding(logs.start)
         self._subscribers: dict[Subscriber, None] = {}
@@ -263,18 +266,23 @@ class EventStreams:
 
     async def logs(self, request: AgentRequest, parameters: Parameters) -> Stream:
         """
-        The agent's own log records: the last C{tail}, and unless C{follow=false} the new ones.
+        The agent's own log records, or a pod's: the last C{tail}, and unless C{follow=false} the new ones.
 
-        @raise Refusal: as L{events}; 400 also for a number that is none; 404 for a pod's.
+        @raise Refusal: as L{events}; 400 also for a field that makes no sense.
         """
-        credential = self._presences.access.credential(request)
-        caller = await self._presences.access.check(credential, READ)
+        access = self._presences.access
+        credential = access.credential(request)
+        caller = await access.check(credential, READ, partly=True)
         asked = _query(request, LogsQuery)
-        if asked.namespace or asked.pod or asked.container:
-            raise Refusal(404, "not_found", "this version of the agent serves no logs of pods")
+        if asked.of_pods:
+            return self._pod_logs(request, credential, caller, asked)
+        caller = access.allow(caller, READ)
+        tail = asked.tail or 0
+        if tail > RECORDS:
+            raise bad_parameter("tail", f"of the agent's own log, expected an integer from 0 to {RECORDS}")
         subscriber = self._enter(credential, caller, self._logs, None)
         last = request.getHeader("last-event-id") or ""
-        after = max(0, self._logs.journal.last - asked.tail)
+        after = max(0, self._logs.journal.last - tail)
 
         def begin(body: Body) -> None:
             subscriber.begin(body, frozenset({LOG}), self._log_form, last, after, follow=asked.follow)
@@ -313,7 +321,7 @@ def sse_encoding(start: str) -> Encoding:
 
 
 def _stream(subscriber: Subscriber, begin: Callable[[Body], None]) -> Stream:
-    return Stream(begin=begin, unused=subscriber.leave, content_type=CONTENT_TYPE, headers=_HEADERS)
+    return Stream(begin=begin, unused=subscriber.leave, content_type=CONTENT_TYPE, headers=HEADERS)
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:

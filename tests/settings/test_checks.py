@@ -173,7 +173,7 @@ class CautionTests(SettingsCase):
         )
 
     def test_owners_switch(self) -> None:
-        """It is said that C{access} is no lock yet on what goes through the tunnel."""
+        """It is said that C{access} is no lock on what goes through the tunnel."""
         for text in ("access: {read_only: yes}", "access: {deny: {kinds: [Secret]}}"):
             (caution,) = self.load(text).cautions
             self.assertIn("does not look into what the tunnel forwards", caution)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogPublisher
 
+from pipeops_agent.caller import Caller
 from pipeops_agent.log import AgentLog, LogConfig, Redactor
 from pipeops_agent.realtime import EventFeed, LogFeed
 from pipeops_agent.realtime.feed import SPACING
 from pipeops_agent.settings.model_server import ClientLimits, LimitsSettings
-from pipeops_agent.web.access import RefusingSight
+from pipeops_agent.web.access import Credential, RefusingSight
+from pipeops_agent.web.api.streams import LogsQuery
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.presence import REVIEW, Presences
+from pipeops_agent.web.replies import Refusal
+from pipeops_agent.web.request import AgentRequest
 from pipeops_agent.web.sse import KEEP_ALIVE, STUCK, EventStreams
 from tests.realtime.test_agent_logs import ThreadedClock
 from tests.web.harness import TOKEN, Client, SiteCase
@@ -89,7 +93,13 @@ class StreamCase(SiteCase):
         self.presences = Presences(self.reactor, self.access, RefusingSight(self.entrance.sight))
         self.presences.start()
         self.streams = EventStreams(
-            self.reactor, self.events, self.logs, self.presences, self.state, most=lambda: self.most
+            self.reactor,
+            self.events,
+            self.logs,
+            self.presences,
+            self.state,
+            most=lambda: self.most,
+            pod_logs=self.pod_logs,
         )
         self.build(*self.streams.routes())
         self.streams.start()
@@ -104,6 +114,11 @@ class StreamCase(SiteCase):
         self.events.stop()
         self.logs.stop()
         super().leaves_nothing()
+
+    def pod_logs(
+        self, request: AgentRequest, credential: Credential, caller: Caller, query: LogsQuery
+    ) -> NoReturn:
+        raise Refusal(404, "no_pods", f"{query.namespace}/{query.pod}/{query.container}/{query.tail}")
 
     def state(self) -> Mapping[str, Any]:
         return {"status": self.board.now.phase, "seq": self.events_hub.seq}
@@ -452,8 +467,7 @@ class LogTests(StreamCase):
             self.assertEqual(answer.code, 400, tail[:9])
 
     def test_of_a_pod(self) -> None:
-        """A pod's logs are not the agent's: who asks for them does not get these."""
-        for query in ("pod=a", "namespace=a", "container=a"):
-            self.assertEqual(
-                self.ask(f"/api/realtime/logs?{query}", Authorization=f"Bearer {TOKEN}").code, 404
-            )
+        """A pod's log is asked for where those are."""
+        for query, asked in (("pod=a", "/a//None"), ("namespace=b&container=c&tail=5", "b//c/5")):
+            answer = self.ask(f"/api/realtime/logs?{query}", Authorization=f"Bearer {TOKEN}")
+            self.assertEqual((answer.code, answer.json["error"]["message"]), (404, asked))

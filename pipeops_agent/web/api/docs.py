@@ -21,10 +21,10 @@ from pipeops_agent.web.api.openapi import openapi, parameters
 from pipeops_agent.web.api.operation import COMMON, Operation
 from pipeops_agent.web.api.operations import OPERATIONS as ANSWERED
 from pipeops_agent.web.api.schemas import Schema
-from pipeops_agent.web.api.streams import EVENTS, LOGS, WEBSOCKET
+from pipeops_agent.web.api.streams import COMMANDS, EVENTS, LOGS, WEBSOCKET
 from pipeops_agent.web.websocket import standard_messages
 
-OPERATIONS: Final = (*ANSWERED, EVENTS, LOGS, WEBSOCKET)
+OPERATIONS: Final = (*ANSWERED, EVENTS, LOGS, COMMANDS, WEBSOCKET)
 
 FILE: Final = Path("docs/api.md")
 
@@ -232,7 +232,8 @@ def _shape(schema: Mapping[str, Any]) -> str:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    parts = [f", {schema['minimum']} to {schema['maximum']}"] if "maximum" in schema else []
+    least = schema.get("minimum", f"more than {schema.get('exclusiveMinimum')}")
+    parts = [f", {least} to {schema['maximum']}"] if "maximum" in schema else []
     parts += (
         [f", by default {msgspec.json.encode(schema['default']).decode()}"] if "default" in schema else []
     )

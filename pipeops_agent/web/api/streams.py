@@ -6,10 +6,15 @@ from typing import Annotated, Final
 
 import msgspec
 
+from pipeops_agent.cluster.operations import Command
 from pipeops_agent.events import CHANNELS
 from pipeops_agent.realtime.agent_logs import RECORDS
+from pipeops_agent.web.access import OPERATE
 from pipeops_agent.web.answers import Error
 from pipeops_agent.web.api.operation import Answer, Operation
+
+MAX_TAIL: Final = 1_000_000
+"""Lines of the end of a pod's log."""
 
 _EVENTS: Final = ("text/event-stream",)
 
@@ -59,15 +64,23 @@ class LogsQuery(msgspec.Struct, frozen=True, kw_only=True):
             extra={"expected": "the name of a container"},
         ),
     ] = ""
-    tail: Annotated[
-        int,
+    labels: Annotated[
+        str,
         msgspec.Meta(
-            ge=0,
-            le=RECORDS,
-            description="Begin with so many lines from before.",
-            extra={"expected": f"an integer from 0 to {RECORDS}"},
+            min_length=1,
+            max_length=4096,
+            description="In place of a pod: the logs of all pods that this label selector selects there.",
+            extra={"expected": "a label selector"},
         ),
-    ] = 0
+    ] = ""
+    tail: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=MAX_TAIL)] | None,
+        msgspec.Meta(
+            description="Begin with so many lines from before; else with all of a pod's, and with none of the"
+            f" agent's own log, which keeps {RECORDS}.",
+            extra={"expected": f"an integer from 0 to {MAX_TAIL}"},
+        ),
+    ] = None
     follow: Annotated[
         bool,
         msgspec.Meta(
@@ -75,6 +88,35 @@ class LogsQuery(msgspec.Struct, frozen=True, kw_only=True):
             extra={"expected": "true or false"},
         ),
     ] = True
+
+    since_seconds: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] | None,
+        msgspec.Meta(
+            description="Of a pod's log: only what is not older.",
+            extra={"expected": "an integer, the seconds"},
+        ),
+    ] = None
+    since_time: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            max_length=64,
+            description="Of a pod's log: only what is younger than this time (RFC 3339).",
+            extra={"expected": "a time"},
+        ),
+    ] = ""
+    previous: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Of a pod's log: the container's run before the present one.",
+            extra={"expected": "true or false"},
+        ),
+    ] = False
+
+    @property
+    def of_pods(self) -> bool:
+        """Whether it is about pods."""
+        return bool(self.namespace or self.pod or self.container or self.labels)
 
 
 WEBSOCKET: Final = Operation(
@@ -100,10 +142,24 @@ LOGS: Final = Operation(
     path="/api/realtime/logs",
     name="follow_logs",
     summary="The agent's own log, or a pod's",
-    text=f"Server-sent events. {_LAST}",
+    text=f"Server-sent events. {_LAST} A pod's log needs `read` for `logs` of `pods` there. That the API"
+    " server refuses it is an event `error`.",
     query=LogsQuery,
+    partly=True,
     answers={
-        200: Answer("Log records, until one of both sides ends it.", content_types=_EVENTS),
-        404: Answer("There is no such log.", Error),
+        200: Answer("Log records, or lines, until one of both sides ends it.", content_types=_EVENTS),
     },
+)
+COMMANDS: Final = Operation(
+    path="/api/commands",
+    method="POST",
+    name="run_command",
+    summary="Have something done in the cluster",
+    text="The same as the message `command` on `/ws`, for where WebSockets are blocked: each message that"
+    " would come there is an event. Whoever closes the connection has cancelled. `get_resources` and `logs`"
+    " need `read`, all else `operate`.",
+    needs=OPERATE,
+    partly=True,
+    body=Command,
+    answers={200: Answer("What comes of the command, up to its end.", content_types=_EVENTS)},
 )

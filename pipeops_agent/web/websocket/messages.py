@@ -89,14 +89,27 @@ class Resize(msgspec.Struct, frozen=True):
 
 
 class LogQuery(msgspec.Struct, frozen=True):
-    """Of C{logs}. Without a pod: the agent's own log records."""
+    """
+    Of C{logs}. Without namespace, pod and labels: the agent's own log records, of which C{tail} and C{follow}
+    can be said; else see L{LogArguments<pipeops_agent.commands.pod_logs.LogArguments>}.
+
+    @ivar tail: so many of the last ones; None: of the agent's own none, of a pod's all.
+    """
 
     namespace: str = ""
     pod: str = ""
     container: str = ""
-    tail: int = 0
+    labels: str = ""
+    tail: int | None = None
     follow: bool = True
     since_seconds: float | None = None
+    since_time: str = ""
+    previous: bool = False
+
+    @property
+    def of_pods(self) -> bool:
+        """Whether it is about pods."""
+        return bool(self.namespace or self.pod or self.container or self.labels)
 
 
 _incoming: Final = msgspec.json.Decoder(Incoming)

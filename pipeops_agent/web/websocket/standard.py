@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -27,16 +27,23 @@ from pipeops_agent.web.websocket.running import Call
 from pipeops_agent.web.websocket.signing_in import NAME as SESSION
 
 MAX_LOG_STREAMS: Final = 50
-"""Streams of the agent's own log at one time, for all clients together."""
+"""Streams of logs, the agent's own and pods', at one time, for all WebSockets together."""
 
 Snapshot = Callable[[], Any]
 
 
-def standard_messages(*, status: Snapshot, metrics: Snapshot, logs: LogFeed) -> list[MessageType]:
+def standard_messages(
+    *,
+    status: Snapshot,
+    metrics: Snapshot,
+    logs: LogFeed,
+    pod_logs: Callable[[Call, LogQuery], Awaitable[None]] | None = None,
+) -> list[MessageType]:
     """
     The types of the contract that need nothing but the agent itself.
 
     @param status: what C{get_status} is answered with; C{metrics}: and C{get_metrics}.
+    @param pod_logs: what C{logs} of pods are answered by; None: there are none.
     """
 
     def get_status(call: Call, data: Nothing) -> None:
@@ -47,8 +54,11 @@ def standard_messages(*, status: Snapshot, metrics: Snapshot, logs: LogFeed) -> 
         _need_read(call)
         call.reply("metrics_response", metrics())
 
-    async def own_logs(call: Call, data: LogQuery) -> None:
-        await _follow_own_logs(logs, call, data)
+    async def any_logs(call: Call, data: LogQuery) -> None:
+        if data.of_pods and pod_logs is not None:
+            await pod_logs(call, data)
+        else:
+            await _follow_own_logs(logs, call, data)
 
     return [
         MessageType(name=SESSION, data=SessionKey, handler=_signed_in),
@@ -60,7 +70,7 @@ def standard_messages(*, status: Snapshot, metrics: Snapshot, logs: LogFeed) -> 
         MessageType(name="cancel", data=Which, handler=_cancel),
         MessageType(name="input", data=Input, handler=_pass_on),
         MessageType(name="resize", data=Resize, handler=_pass_on),
-        MessageType(name="logs", data=LogQuery, handler=own_logs, runs=True, most=MAX_LOG_STREAMS),
+        MessageType(name="logs", data=LogQuery, handler=any_logs, runs=True, most=MAX_LOG_STREAMS),
     ]
 
 
@@ -116,13 +126,14 @@ def _pass_on(call: Call, data: Input | Resize) -> None:
 
 async def _follow_own_logs(feed: LogFeed, call: Call, query: LogQuery) -> None:
     """Send the agent's own log records: the last ones, and new ones for as long as they are wanted."""
-    if query.pod or query.namespace or query.container:
-        raise MessageError("not_available", "this version of the agent serves no logs of pods")
+    if query.of_pods:
+        raise MessageError("not_available", "no logs of pods are served here")
     _need_read(call)
-    if not 0 <= query.tail <= RECORDS:
+    tail = query.tail or 0
+    if not 0 <= tail <= RECORDS:
         raise MessageError("bad_data", f"tail is a number from 0 to {RECORDS}")
     stream = _LogStream(feed, call, None if query.follow else feed.journal.last)
-    await stream.run(max(0, feed.journal.last - query.tail))
+    await stream.run(max(0, feed.journal.last - tail))
     call.reply("log_end", {"reason": "end"})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -20,7 +20,8 @@ from pipeops_agent.realtime.feed import SPACING
 from pipeops_agent.web.access import RefusingSight
 from pipeops_agent.web.channel import AgentChannel
 from pipeops_agent.web.presence import Presences
-from pipeops_agent.web.websocket import Registry, WebSocketHub, standard_messages
+from pipeops_agent.web.websocket import Call, Registry, WebSocketHub, standard_messages
+from pipeops_agent.web.websocket.messages import LogQuery
 from tests.realtime.test_agent_logs import ThreadedClock
 from tests.web.harness import TOKEN, Client, SiteCase
 
@@ -136,6 +137,7 @@ class HubCase(SiteCase):
     """A hub, with the standard messages, and what a test registers besides."""
 
     most = 3
+    pod_logs: Callable[[Call, LogQuery], Awaitable[None]] | None = None
     origins: tuple[str, ...] = ()
 
     def make_clock(self) -> Clock:
@@ -155,7 +157,10 @@ class HubCase(SiteCase):
         self.registry = Registry()
         self.registry.add(
             *standard_messages(
-                status=lambda: {"detailed": True}, metrics=lambda: {"cpu": 0.5}, logs=self.logs
+                status=lambda: {"detailed": True},
+                metrics=lambda: {"cpu": 0.5},
+                logs=self.logs,
+                pod_logs=self.pod_logs,
             )
         )
         self.presences = Presences(self.reactor, self.access, RefusingSight(self.entrance.sight))

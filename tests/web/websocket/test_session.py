@@ -208,6 +208,16 @@ class SubscriptionTests(HubCase):
         self.tell("health")
         self.assertEqual([each["type"] for each in peer.take()], ["subscribed"])
 
+    def test_narrowed(self) -> None:
+        """Who may see some things alone is let in, and gets neither events nor the agent's own log."""
+        self.let_in("read:logs:pods:shop")
+        peer = self.peer()
+        for name, data in (("subscribe", {"channels": ["health"]}), ("logs", {"tail": 1})):
+            peer.send(name, data, "1")
+            self.assertEqual(peer.one()["data"]["code"], "forbidden", name)
+        peer.send("ping", {})
+        self.assertEqual(peer.one()["type"], "pong")
+
     def test_unknown_channel(self) -> None:
         """A channel that does not exist changes nothing."""
         peer = self.peer()
