@@ -72,8 +72,12 @@ class Processes:
         @raise ClusterError: it could not be run, or how it has ended is not known.
         """
         arguments = _arguments(asker, command)
-        session = await self._open(asker, command, arguments)
-        ended = await _Connection(asker, session, arguments, entry, command.type).run()
+        connection = _Connection(asker, arguments, entry, command.type)
+        asker.receiver = connection.take  # from now on: who types does not wait until there is a process
+        try:
+            ended = await connection.run(await self._open(asker, command, arguments))
+        finally:
+            asker.receiver = None
         if command.type == "attach":
             return Outcome()  # that is the stream's end; what the process does is another matter
         error = None if ended.code == 0 else ended.message or f"exit code {ended.code}"
@@ -98,40 +102,38 @@ class Processes:
 class _Connection:
     """A process that runs, and the caller that sees and feeds it."""
 
-    def __init__(
-        self, asker: Asker, session: ExecSession, arguments: ProcessArguments, entry: Entry, name: str
-    ) -> None:
+    _session: ExecSession
+
+    def __init__(self, asker: Asker, arguments: ProcessArguments, entry: Entry, name: str) -> None:
         self._asker = asker
-        self._session = session
         self._arguments = arguments
         self._entry = entry
         self._name = name
         self._tasks = Tasks()
         self._encoded = arguments.encoding == "base64"
         self._input = InputQueue(encoded=self._encoded, room=self._say_room)
-        self._size: Resize | None = None
-        self._resizing = False
+        cols, rows = arguments.cols, arguments.rows
+        self._size = None if cols is None or rows is None else Resize(cols, rows)
+        self._resizing = True  # not before there is a process
         self._decoders: dict[str, codecs.IncrementalDecoder] = {}
 
-    async def run(self) -> Exit:
+    async def run(self, session: ExecSession) -> Exit:
         """Hand on what is written both ways, until the process has ended."""
-        if self._arguments.cols and self._arguments.rows:
-            self._resize(Resize(self._arguments.cols, self._arguments.rows))
+        self._session = session
+        self._tasks.spawn(self._send_size(), "handing on a terminal's size")
         if self._arguments.stdin or self._arguments.input is not None:
             self._tasks.spawn(self._feed(), "handing on input")
-        self._asker.receiver = self._take
         try:
-            while chunks := await self._session.read():
+            while chunks := await session.read():
                 for stream, data in _pieces(chunks):
                     await self._say(stream, data)
             for stream in self._decoders:
                 await self._say(stream, b"", final=True)
         finally:
-            self._asker.receiver = None
-            self._session.close()
+            session.close()
             self._tasks.stop()
-        assert self._session.exit is not None
-        return self._session.exit
+        assert session.exit is not None
+        return session.exit
 
     async def _say(self, stream: str, data: bytes, *, final: bool = False) -> None:
         if self._encoded:
@@ -146,7 +148,7 @@ class _Connection:
             await self._asker.ready()
             self._asker.reply("command_output", Output(output=text, stream=stream))
 
-    def _take(self, given: Any) -> None:
+    def take(self, given: Any) -> None:
         """
         The caller sends something.
 
@@ -155,16 +157,13 @@ class _Connection:
         if isinstance(given, Resize):
             if not self._arguments.tty:
                 raise MessageError("not_possible", f"this {self._name} has no terminal (args.tty)")
-            self._resize(given)
+            self._size = given  # of several that can't be sent the last one counts
+            if not self._resizing:
+                self._tasks.spawn(self._send_size(), "handing on a terminal's size")
         elif isinstance(given, Input):
             if not self._arguments.stdin:
                 raise MessageError("not_possible", f"this {self._name} takes no input (args.stdin)")
             self._input.put(given)
-
-    def _resize(self, size: Resize) -> None:
-        self._size = size  # of several that can't be sent the last one counts
-        if not self._resizing:
-            self._tasks.spawn(self._send_size(), "handing on a terminal's size")
 
     async def _send_size(self) -> None:
         self._resizing = True

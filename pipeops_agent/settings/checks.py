@@ -163,7 +163,7 @@ def cautions(settings: Settings) -> Iterator[str]:
     if settings.access != AccessSettings():
         yield (
             "access: all that is asked of the agent itself keeps to it, the control plane is told; it does"
-            " not look into what the tunnel forwards: who reaches the Kubernetes API there is bound by RBAC"
+            " not look into what the tunnel forwards, where RBAC alone binds who reaches the Kubernetes API"
         )
     for component in settings.logging.levels:
         if not is_component(component):

@@ -247,6 +247,16 @@ class TerminalTests(ProcessCase):
         self.assertTrue(self.exit()["success"])
         self.assertEqual(self.audited[0]["action"], "shell")
 
+    def test_early(self) -> None:
+        """Who types before the process is there, or makes the window larger, has not done so in vain."""
+        self.client.send("command", command_of("shell", "pod shop/web", cols=100, rows=30), "1")
+        self.client.send("input", {"data": "exit\n"}, "1")
+        self.client.send("resize", {"cols": 120, "rows": 40}, "1")
+        self.assertEqual((self.client.take(), self.process.got), ([], []))
+        self.flush()
+        self.assertEqual(self.process.got, [b'\4{"Width":120,"Height":40}', b"\0exit\n"])
+        self.exit()
+
     def test_other_shell(self) -> None:
         """The one that the command names."""
         self.run_process("shell", command=["zsh"])
