@@ -19,6 +19,12 @@ seconds and looks at each line for itself; lines of stdout and stderr may be out
 RECENT: Final = 64
 """Different time stamps whose lines are counted; lines of one stamp that stand further apart are not."""
 
+FIRST: Final = 1_000_000_000 * 86_400
+"""The earliest time stamp that a place may have, in nanoseconds since 1970."""
+
+MAX_DIGITS: Final = 15
+"""Digits of a number in a place's text."""
+
 _STAMP: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 
 
@@ -120,6 +126,29 @@ class Place:
             del self._recent[next(iter(self._recent))]
         return count
 
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """
+        The place that L{text} tells of.
+
+        @raise ValueError: it is none.
+        """
+        stamp, nth, size, check, ended, highest = text.split("/")
+        place = cls()
+        place.stamp, place.highest = stamp.encode("ascii"), highest.encode("ascii")
+        place.nth, place.size, place.check = (_count_of(each) for each in (nth, size, check))
+        place.ended = ended == "1"
+        if not (nanoseconds(place.stamp) >= FIRST and nanoseconds(place.highest) >= FIRST and place.nth):
+            raise ValueError("no place in a log")
+        place._recent[place.stamp] = place.nth
+        return place
+
+    @property
+    def text(self) -> str:
+        """The place as text, with which another reader goes on; see L{parse}."""
+        stamp, highest = self.stamp.decode(), self.highest.decode()
+        return f"{stamp}/{self.nth}/{self.size}/{self.check}/{int(self.ended)}/{highest}"
+
     @property
     def known(self) -> bool:
         """Whether anything has been read."""
@@ -201,6 +230,13 @@ class Seeker:
         if stamp[-1:] == highest[-1:] == b"Z" and len(stamp) == len(highest):
             return stamp > highest
         return nanoseconds(stamp) > self._highest
+
+
+def _count_of(text: str) -> int:
+    """@raise ValueError: it is none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise ValueError("no number")
+    return int(text)
 
 
 def nanoseconds(stamp: bytes) -> int:

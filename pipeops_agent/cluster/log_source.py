@@ -51,6 +51,8 @@ class LogSource:
     It is always asked for with time stamps, which are taken off again: with them L{Place} finds the way back.
 
     @param pod: as it is at the start.
+    @param place: how far the log was read before, by whoever goes on with it here; what C{options} say of the
+        start does then not count.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LogSource:
         options: LogOptions,
         *,
         random: Callable[[], float],
+        place: Place | None = None,
     ) -> None:
         self._clock = clock
         self._api = api
@@ -77,14 +80,15 @@ class LogSource:
         self._began = self._heard = self._told = clock.seconds()
         self._connection: LogConnection | None = None
         self._splitter = LineSplitter()
-        self._place = Place()
+        self._place = place or Place()
         self._seeker: Seeker | None = None
         self._step = self._read
         self._wait = 0.0
         self._settles = 0
         self._tail: list[Piece] = []
         self._words = ""
-        self._lost = self._fresh = self._over = False
+        self._lost = self._place.known
+        self._fresh = self._over = False
 
     # -- what the reader calls
 

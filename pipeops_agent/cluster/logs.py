@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random as _random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,6 +16,7 @@ from pipeops_agent.caller import Caller
 from pipeops_agent.cluster.api import Api
 from pipeops_agent.cluster.errors import ClusterError
 from pipeops_agent.cluster.log_items import Item, LogOptions
+from pipeops_agent.cluster.log_lines import Place
 from pipeops_agent.cluster.log_source import LogSource
 from pipeops_agent.cluster.pod_state import PodState
 from pipeops_agent.cluster.reach import Reach
@@ -38,6 +39,7 @@ class LogRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @ivar pod: one pod's; empty: those of the pods that C{labels} (a label selector) selects now.
     @ivar containers: which of their containers; empty: all, without those that prepare or debug a pod.
+    @ivar places: of C{pod/container}: how far its log was read before (L{Place.text}), where that goes on.
     """
 
     namespace: str
@@ -45,6 +47,7 @@ class LogRequest(msgspec.Struct, frozen=True, kw_only=True):
     labels: str = ""
     containers: tuple[str, ...] = ()
     options: LogOptions = LogOptions()
+    places: Mapping[str, str] = {}
 
 
 class Logs:
@@ -72,7 +75,14 @@ class Logs:
         api = self._api.acting_with(caller.kubernetes_token)
         sources = [
             LogSource(
-                self._clock, api, request.namespace, pod, container, request.options, random=self._random
+                self._clock,
+                api,
+                request.namespace,
+                pod,
+                container,
+                request.options,
+                random=self._random,
+                place=_place(request, pod, container),
             )
             for pod, container in await self._targets(api, request)
         ]
@@ -113,6 +123,15 @@ class Logs:
         if len(found) > MAX_STREAMS:
             raise BadLogRequest(f"logs: more than {MAX_STREAMS} containers are selected; select fewer")
         return found
+
+
+def _place(request: LogRequest, pod: PodState, container: str) -> Place | None:
+    """@raise BadLogRequest: there is a text that is none."""
+    text = request.places.get(f"{pod.metadata.name}/{container}")
+    try:
+        return None if text is None else Place.parse(text)
+    except ValueError:
+        raise BadLogRequest("logs: what was read last is not known here") from None
 
 
 class LogStream:

@@ -24,12 +24,17 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Lines(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines of one container (C{log})."""
+    """
+    Lines of one container (C{log}).
+
+    @ivar place: how far all containers' logs have been read: who was cut goes on from there.
+    """
 
     namespace: str
     pod: str
     container: str
     lines: tuple[Line, ...]
+    place: str = ""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

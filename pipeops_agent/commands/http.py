@@ -17,6 +17,7 @@ from pipeops_agent.access.origins import Origin
 from pipeops_agent.caller import Caller
 from pipeops_agent.clock import WallClock
 from pipeops_agent.cluster.operations import Command
+from pipeops_agent.commands.answers import Lines
 from pipeops_agent.commands.desk import Desk, Work
 from pipeops_agent.commands.messages import log_request_of
 from pipeops_agent.scheduling import PeriodicService, as_deferred
@@ -217,11 +218,11 @@ class CommandStreams:
         self, request: AgentRequest, credential: Credential, caller: Caller, query: LogsQuery
     ) -> Stream:
         """
-        A pod's log.
+        A pod's log; a client that comes again gets what it has not had.
 
         @raise Refusal: 400, there is no such log; 403; 429; 503.
         """
-        asked = LogQuery(**msgspec.structs.asdict(query))
+        asked = LogQuery(**msgspec.structs.asdict(query), after=request.getHeader("last-event-id") or "")
         asker = self._asker(caller, credential.origin, _as_event)
 
         def begin() -> Work:
@@ -266,7 +267,9 @@ class CommandStreams:
 
 
 def _as_event(name: str, data: Any) -> bytes:
-    return _event(name, data)
+    """With the place of lines as the id, which a client that comes again sends as C{Last-Event-ID}."""
+    event = _event(name, data)
+    return b"id: %b\n%b" % (data.place.encode(), event) if isinstance(data, Lines) else event
 
 
 def _event(name: str, data: Any) -> bytes:

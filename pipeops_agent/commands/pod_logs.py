@@ -10,11 +10,12 @@ from typing import Annotated, Final
 import msgspec
 
 from pipeops_agent.access.audit import Entry
-from pipeops_agent.cluster.log_items import Item, LogMarker, LogOptions
+from pipeops_agent.cluster.log_items import Item, LogLine, LogMarker, LogOptions
 from pipeops_agent.cluster.logs import LogRequest, Logs
 from pipeops_agent.cluster.operations import BadRequest, Command, parsed
 from pipeops_agent.commands.answers import Line, Lines, LogEnd, Mark, Outcome, Output
 from pipeops_agent.commands.asking import MAX_PIECE, Asker
+from pipeops_agent.commands.log_places import MAX_AFTER, LogPlaces, parse_places
 from pipeops_agent.commands.pods import checked_place, is_pod
 
 MAX_TAIL: Final = 1_000_000
@@ -34,6 +35,8 @@ class LogArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @ivar tail: so many of the last lines; None: all.
     @ivar follow: go on with what is written from now on.
     @ivar since_seconds: only what is younger; C{since_time}: than this time (RFC 3339).
+    @ivar after: the C{place} of the last lines that were read before, in another stream: it goes on there,
+        and what is said of the start does not count.
     @ivar previous: the run before the present one.
     @ivar timestamps: in the text of a command, when each line was written.
     """
@@ -43,6 +46,7 @@ class LogArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     follow: bool = False
     since_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     since_time: _Text = ""
+    after: Annotated[str, msgspec.Meta(max_length=MAX_AFTER)] = ""
     previous: bool = False
     timestamps: bool = False
 
@@ -73,6 +77,7 @@ def log_request(namespace: str, pod: str, container: str, arguments: LogArgument
             timestamps=True,
             previous=arguments.previous,
         ),
+        places=parse_places(arguments.after),
     )
 
 
@@ -93,11 +98,12 @@ class PodLogs:
         @raise OutOfReach: it is not allowed.
         @raise ClusterError: the log can't be read.
         """
+        places = LogPlaces(request.places)
 
         def say(part: Lines | Mark, *, several: bool) -> None:
             asker.reply("log", part)
 
-        return await self._read(asker, request, entry, say)
+        return await self._read(asker, request, entry, say, places)
 
     async def run(self, asker: Asker, command: Command, entry: Entry) -> Outcome:
         """
@@ -120,13 +126,18 @@ class PodLogs:
         return Outcome(success=not failed, error=end.message if failed else None)
 
     async def _read(
-        self, asker: Asker, request: LogRequest, entry: Entry, say: Callable[..., None]
+        self,
+        asker: Asker,
+        request: LogRequest,
+        entry: Entry,
+        say: Callable[..., None],
+        places: LogPlaces | None = None,
     ) -> LogEnd:
         stream = await self._logs().open(asker.caller, request)
         last: Mark | None = None
         try:
             while items := await stream.read():
-                for part in _parts(request.namespace, items):
+                for part in _parts(request.namespace, items, places):
                     await asker.ready()
                     say(part, several=stream.several)
                     if isinstance(part, Lines):
@@ -163,23 +174,32 @@ class _Writer:
         return f"{name}{stamp}" * begins + line.line + "\n" * (not line.partial)
 
 
-def _parts(namespace: str, items: list[Item]) -> Iterator[Lines | Mark]:
+def _parts(namespace: str, items: list[Item], places: LogPlaces | None) -> Iterator[Lines | Mark]:
     """What is sent in one message each: a marker, or lines of one container, up to L{MAX_PIECE} bytes."""
-    for (pod, container), same in groupby(items, key=lambda item: (item.pod, item.container)):
-        lines: list[Line] = []
+    for _, same in groupby(items, key=lambda item: (item.pod, item.container)):
+        lines: list[LogLine] = []
         size = 0
         for item in same:
-            marker = isinstance(item, LogMarker)
-            if lines and (marker or size >= MAX_PIECE):
-                yield Lines(namespace=namespace, pod=pod, container=container, lines=tuple(lines))
+            if lines and (isinstance(item, LogMarker) or size >= MAX_PIECE):
+                yield _lines(namespace, lines, places)
                 lines, size = [], 0
             if isinstance(item, LogMarker):
                 yield _mark(namespace, item)
             else:
-                lines.append(Line(line=item.text, time=item.time, partial=item.partial))
+                lines.append(item)
                 size += len(item.data)
         if lines:
-            yield Lines(namespace=namespace, pod=pod, container=container, lines=tuple(lines))
+            yield _lines(namespace, lines, places)
+
+
+def _lines(namespace: str, lines: list[LogLine], places: LogPlaces | None) -> Lines:
+    return Lines(
+        namespace=namespace,
+        pod=lines[0].pod,
+        container=lines[0].container,
+        lines=tuple(Line(line=each.text, time=each.time, partial=each.partial) for each in lines),
+        place="" if places is None else places.advance(lines),
+    )
 
 
 def _mark(namespace: str, item: LogMarker) -> Mark:

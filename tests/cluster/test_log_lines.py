@@ -96,6 +96,8 @@ class SeekerTests(SynchronousTestCase):
         """What is handed out after C{before} when C{again} comes, and whether there is a gap."""
         first, place = LineSplitter(), Place()
         place.advance(first.feed(before))
+        if place.known:
+            place = Place.parse(place.text)  # whoever goes on may be another
         seeker, splitter, found = Seeker(place), LineSplitter(), list[Piece]()
         for start in range(0, len(again), size):
             found += seeker.feed(splitter.feed(again[start : start + size]))

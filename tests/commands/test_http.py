@@ -237,6 +237,18 @@ class LogTests(HttpCase):
         (error,) = self.pod_log("namespace=bank&pod=web").read()
         self.assertEqual((error.event, error.data["code"]), ("error", "forbidden"))
 
+    def test_comes_again(self) -> None:
+        """C{Last-Event-ID} resumes: no line twice, and none lost."""
+        stream = self.pod_log()
+        last = stream.read()[-1].id
+        stream.client.transport.end()
+        self.kubelet.write(("web", "main"), b"three", NOON + 1)
+        client = self.connect()
+        head = "GET /api/realtime/logs?namespace=shop&pod=web HTTP/1.1\r\nHost: agent\r\n"
+        client.send(f"{head}Authorization: Bearer {TOKEN}\r\nLast-Event-ID: {last}\r\n\r\n".encode())
+        self.advance(3)
+        self.assertEqual(self.lines(Stream(client).read()), ["three"])
+
     def test_backpressure(self) -> None:
         """A client that does not read is waited for, and loses nothing."""
         stream = self.pod_log()

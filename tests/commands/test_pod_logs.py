@@ -52,6 +52,7 @@ class MessageTests(LogCase):
                     {"line": "one", "time": "2024-01-15T12:00:00.000000000Z"},
                     {"line": "two", "time": "2024-01-15T12:00:00.000000000Z"},
                 ],
+                "place": first["data"]["place"],
             },
         )
         self.assertEqual((mark["type"], mark["data"]["marker"]), ("log", "complete"))
@@ -210,6 +211,101 @@ class MessageTests(LogCase):
         code, message = self.refusal(self.client, "logs", {"namespace": "shop", "pod": "web"})
         self.assertEqual(code, "too_many_requests")
         self.assertIn(f"no more than {most} log streams", message)
+
+
+class ResumeTests(LogCase):
+    """Who was cut goes on where it was."""
+
+    def place(self) -> str:
+        """Of the last lines that have come; the stream is then cancelled."""
+        place: str = self.client.take("log")[-1]["data"]["place"]
+        self.say_to(self.client, "cancel", {"id": "1"}, "2")
+        self.client.take()
+        return place
+
+    def told(self) -> list[str]:
+        """Lines and markers."""
+        told: list[str] = []
+        for each in self.client.take("log"):
+            data = each["data"]
+            told += [f"<{data['marker']}>"] if "marker" in data else [one["line"] for one in data["lines"]]
+        return told
+
+    def test_goes_on(self) -> None:
+        """Nothing twice and nothing lost, where many lines are of one moment; what C{tail} says is old."""
+        self.write("one", "two", "two")
+        self.ask_logs()
+        place = self.place()
+        self.write("two", "three")
+        self.write("four", at=1)
+        self.ask_logs(after=place, tail=1)
+        self.assertEqual(self.told(), ["<resumed>", "two", "three", "four"])
+        self.write("five", at=2)
+        after = self.client.take("log")[-1]["data"]
+        self.assertEqual([each["line"] for each in after["lines"]], ["five"])
+        self.say_to(self.client, "cancel", {"id": "1"}, "2")
+        self.client.take()
+        self.ask_logs(after=after["place"], follow=False)
+        self.assertEqual(self.told(), ["<resumed>", "<complete>"])
+
+    def test_within_a_line(self) -> None:
+        """Also within a long line."""
+        self.write("x" * 100_000, "end")
+        self.ask_logs()
+        first, *_ = self.client.take("log")
+        self.assertTrue(first["data"]["lines"][0]["partial"])
+        self.say_to(self.client, "cancel", {"id": "1"}, "2")
+        self.client.take()
+        self.ask_logs(after=first["data"]["place"])
+        marker, *rest, end = self.told()
+        whole = first["data"]["lines"][0]["line"] + "".join(rest)
+        self.assertEqual((marker, whole, end), ("<resumed>", "x" * 100_000, "end"))
+
+    def test_gap(self) -> None:
+        """Where the place is not there any more, that is said."""
+        self.write("one")
+        self.ask_logs()
+        place = self.place()
+        self.kubelet.lines.clear()
+        self.write("later", at=60)
+        self.ask_logs(after=place)
+        self.assertEqual(self.told(), ["<gap>", "later"])
+
+    def test_several(self) -> None:
+        """Each container has a place of its own."""
+        self.pod("api", "main", "side")
+        for name in ("main", "side"):
+            self.write(f"{name} 1", container=("api", name))
+        self.ask_logs(pod="api")
+        place = self.place()
+        for name in ("main", "side"):
+            self.write(f"{name} 2", at=1, container=("api", name))
+        self.ask_logs(pod="api", after=place)
+        self.assertEqual(sorted(self.told()), ["<resumed>", "<resumed>", "main 2", "side 2"])
+
+    def test_none(self) -> None:
+        """What is no place is an error, whatever it is."""
+        stamp = "2024-01-15T12:00:00.000000000Z"
+        good = f"web/main={stamp}/1/3/0/1/{stamp}"
+        for after in (
+            "x",
+            "=",
+            "web/main",
+            "web/main=",
+            good.replace("/1/3", "/0/3"),
+            good.replace("/3/", "/-3/"),
+            good.replace("/3/", "/" + "9" * 99 + "/"),
+            good.replace("/3/", "/\N{ARABIC-INDIC DIGIT THREE}/"),
+            good.replace("2024-01", "2024-13"),
+            good.replace("2024", "\N{FULLWIDTH DIGIT TWO}024"),
+            good + "/",
+            good + ",",
+            ",".join(f"web/c{number}={stamp}/1/3/0/1/{stamp}" for number in range(21)),
+        ):
+            code, message = self.refusal(
+                self.client, "logs", {"namespace": "shop", "pod": "web", "after": after}
+            )
+            self.assertEqual((code, "no place in a log" in message), ("bad_request", True), after)
 
 
 class CommandTests(LogCase):

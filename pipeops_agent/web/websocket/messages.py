@@ -104,6 +104,7 @@ class LogQuery(msgspec.Struct, frozen=True):
     follow: bool = True
     since_seconds: float | None = None
     since_time: str = ""
+    after: str = ""
     previous: bool = False
 
     @property
