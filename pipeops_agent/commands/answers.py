@@ -107,6 +107,25 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     result: Any = None
 
 
+class ProxyPart(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    An answer of the Kubernetes API, or a part of it (C{proxy_response}).
+
+    @ivar status_code: and C{headers}: in the first part alone.
+    @ivar body: in base64.
+    @ivar chunk: which part, counted from 0.
+    @ivar done: whether it is the last.
+    @ivar room: no part: input, which was refused for want of room, is taken again.
+    """
+
+    status_code: int | msgspec.UnsetType = msgspec.UNSET
+    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    body: bytes = b""
+    chunk: int = 0
+    done: bool = False
+    room: bool | msgspec.UnsetType = msgspec.UNSET
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What has come of a command: see L{Ended}."""
 

@@ -9,6 +9,7 @@ import msgspec
 
 from pipeops_agent.access.audit import Entry
 from pipeops_agent.cluster.proxying import Exchange, Proxy, ProxyRequest, ProxyResponse
+from pipeops_agent.commands.answers import ProxyPart
 from pipeops_agent.commands.asking import Asker
 from pipeops_agent.commands.inputs import InputQueue
 from pipeops_agent.web.websocket.messages import Input, MessageError
@@ -47,7 +48,7 @@ class Proxied:
         """
         source = None
         if message.upload:
-            source = _Upload(entry, room=lambda: asker.reply("proxy_response", {"room": True}))
+            source = _Upload(entry, room=lambda: asker.reply("proxy_response", ProxyPart(room=True)))
             asker.receiver = source.take
         else:
             entry.bytes_in += len(message.body or b"")
@@ -92,5 +93,5 @@ class _Upload:
 
 def _say(asker: Asker, part: ProxyResponse, entry: Entry) -> None:
     entry.bytes_out += len(part.body)
-    told = msgspec.structs.asdict(part)
-    asker.reply("proxy_response", {name: value for name, value in told.items() if value is not None})
+    told = {name: value for name, value in msgspec.structs.asdict(part).items() if value is not None}
+    asker.reply("proxy_response", ProxyPart(**told))

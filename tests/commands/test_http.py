@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web.http import HTTPChannel
 
 from pipeops_agent.commands.http import MAX_WAITING
+from pipeops_agent.web.presence import REVIEW
 from pipeops_agent.web.sse import KEEP_ALIVE, STUCK
 from tests.commands.case import NOON, DeskCase, command_of
 from tests.web.harness import TOKEN, Answer, Client, Limits
@@ -263,3 +264,21 @@ class LogTests(HttpCase):
         self.flush()
         seen += self.lines(stream.read())
         self.assertEqual(len(seen), 502)
+
+    def test_head(self) -> None:
+        """HEAD has the header of a stream, and takes no place."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = self.request("/api/realtime/logs?namespace=shop&pod=web", headers, method="HEAD")
+        self.assertEqual(answer.code, 200)
+        self.assertEqual((self.entrance.limits.held("log_streams"), len(self.presences)), (0, 0))
+
+    def test_taken_away(self) -> None:
+        """A stream whose caller may less than before ends."""
+        self.let_in("read", "operate")
+        stream = self.pod_log()
+        stream.read()
+        self.let_in("read:logs:pods:bank")
+        self.advance(REVIEW + 1, step=1)
+        (message,) = [each for each in stream.read() if each.event != "log"]
+        self.assertEqual((message.event, stream.ended), ("cancelled", True))
+        self.assertEqual(self.kubelet.following, [])

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from pipeops_agent.commands.messages import command_messages
 from pipeops_agent.made_page import make_page
 from pipeops_agent.web.api.asyncapi import asyncapi
 from pipeops_agent.web.api.examples import EXAMPLES
@@ -96,7 +97,10 @@ else is wrong is answered with `error`.
 """
 
 # They are described, not called.
-_STANDARD: Final = standard_messages(status=dict, metrics=dict, logs=cast(Any, None))
+_STANDARD: Final = (
+    *standard_messages(status=dict, metrics=dict, logs=cast(Any, None)),
+    *command_messages(cast(Any, None)),
+)
 
 
 def render() -> str:
@@ -220,7 +224,7 @@ def _shape(schema: Mapping[str, Any]) -> str:
         return " or ".join(_shape(each) for each in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(f"`{word}`" for word in schema["enum"])
-    kind = schema["type"]
+    kind = schema.get("type", "anything")
     if kind == "array":
         return f"list of {_shape(schema['items'])}" if "items" in schema else "list"
     if kind == "object":

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pipeops_agent.clock import Moment
+from pipeops_agent.commands.answers import Ended, LogEnd, Output, ProxyPart
 from pipeops_agent.health import FeatureState
 from pipeops_agent.status import Phase
 from pipeops_agent.web.answers import Problem
@@ -75,53 +76,6 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
     last: int = msgspec.field(name="to")
 
 
-class LogEnd(msgspec.Struct, frozen=True):
-    """
-    A log has come to its end.
-
-    @ivar reason: how.
-    """
-
-    reason: str
-
-
-class Output(msgspec.Struct, frozen=True):
-    """A part of what a command writes, or how far it is."""
-
-    output: str
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    How a command has ended.
-
-    @ivar exit_code: of a process; null: there was none.
-    @ivar duration: in seconds.
-    """
-
-    success: bool
-    output: str
-    error: str | None
-    exit_code: int | None
-    duration: float
-
-
-class ProxyAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    A part of the Kubernetes API's answer.
-
-    @ivar body: in base64.
-    @ivar chunk: which part this is.
-    @ivar done: it is the last one.
-    """
-
-    status_code: int
-    headers: dict[str, str]
-    body: str
-    chunk: int
-    done: bool
-
-
 class Message(msgspec.Struct, frozen=True):
     """
     A message from the agent.
@@ -156,11 +110,11 @@ OUTGOING: Final = (
     Message("subscribed", Subscribed, "To `subscribe` and `unsubscribe`."),
     Message("event", EventData, "Something has happened in a channel that is subscribed to."),
     Message("dropped", Dropped, "Events or log records were lost: they were not read in time."),
-    Message("log", dict[str, Any], "A record of the agent's log, or lines of a pod's."),
+    Message("log", dict[str, Any], "A record of the agent's log, or lines of a pod's: `docs/commands.md`."),
     Message("log_end", LogEnd, "A log has come to its end."),
     Message("command_output", Output, "While a command runs."),
-    Message("command_response", Outcome, "A command has ended."),
-    Message("proxy_response", ProxyAnswer, "A part of the Kubernetes API's answer."),
+    Message("command_response", Ended, "A command has ended."),
+    Message("proxy_response", ProxyPart, "A part of the Kubernetes API's answer."),
     Message("cancelled", Empty, "What ran by this id was cancelled."),
     Message("error", Problem, "A message was not understood, or not done."),
 )
