@@ -12,14 +12,17 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pipeops_agent.log.redact import MAX_LEARNED
 from pipeops_agent.sandbox import faults
 from pipeops_agent.secrets import Secret
 from pipeops_agent.state import MemoryStateStore, Stored
-from tests.agent.house import TOKEN, House, dial, get, look_until
+from tests.agent.house import REACTOR, TOKEN, House, dial, get, look_until
 from tests.agent.twistd import FAST, Twistd, TwistdCase
+from tests.cluster.fakeapi import FakeApi, Fault
+from tests.cluster.fakeapi.listening import ListeningApi
 
 CLUSTER = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 
@@ -57,6 +60,18 @@ class Canaries:
             for name, (secret, user) in self.secrets.items()
             if any(form in text for form in forms(secret, user))
         ]
+
+
+def kubeconfig(server: str, user: dict[str, Any]) -> dict[str, Any]:
+    """One context."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user}],
+    }
 
 
 class ProcessTests(TwistdCase):
@@ -204,6 +219,36 @@ class ProcessTests(TwistdCase):
         self.assertIn(inner, self.state_file.read_text())
         reset = await self.run_agent("--reset-state", "--state-file", str(self.state_file))
         self.check(reset.out, "--reset-state")
+
+    async def test_credentials_of_the_cluster(self) -> None:
+        """The kubeconfig's token, and a plugin's: neither where the API server repeats it in its refusal."""
+        sandbox = self.start_sandbox()
+        self.canaries.know("token", sandbox.token.reveal())
+        own, plugins = self.canaries.plant("kubeconfig"), self.canaries.plant("plugin")
+        for token, user in ((own, {"token": own}), (plugins, {"exec": self.plugin(plugins)})):
+            api = FakeApi()
+            api.faults.append(Fault(times=10**6, code=403, body=f"<h1>{token} may not</h1>".encode()))
+            listening = ListeningApi(REACTOR, api)
+            listening.start()
+            self.addCleanup(listening.stop)
+            file = self.directory / "kubeconfig"
+            file.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{listening.port}", user)))
+            self.configure(FAST + f"kubernetes: {{kubeconfig: {file}}}\nlogging: {{level: debug}}\n")
+            program = self.start_for(sandbox.api_url)
+            record = await program.says("the cluster can't be reached")
+            self.assertIn("may not", json.dumps(record))
+            await program.says("registered as cluster")
+            await self.pages(program, sandbox.token.reveal())
+            await self.end(program)
+
+    def plugin(self, token: str) -> dict[str, str]:
+        """A credential plugin that gives this token."""
+        version = "client.authentication.k8s.io/v1"
+        said = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": token}}
+        script = self.directory / "login"
+        script.write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+        script.chmod(0o700)
+        return {"apiVersion": version, "command": "./login"}
 
     async def test_refused_at_start(self) -> None:
         """The record of a registration that failed carries the answer, without what is secret in it."""
