@@ -117,8 +117,12 @@ class Connector:
         self._agents.pop(agent).release()
 
     async def close(self) -> None:
-        """Close the unused connections of all agents. Those in use belong to whoever uses them."""
-        await DeferredList([agent.close() for agent in self._agents.values()])
+        """
+        Close the unused connections of all agents, and the others once they are free.
+
+        Those in use belong to whoever uses them; none is kept for a next request.
+        """
+        await DeferredList([agent.release() for agent in self._agents.values()])
 
 
 @implementer(IAgent)
@@ -159,13 +163,9 @@ class _PooledAgent:
             self._begin()
         return self._agent.request(method, uri, headers, bodyProducer)
 
-    def release(self) -> None:
-        """Close the connections that nobody uses, and the others once they are free."""
+    def release(self) -> Deferred[None]:
+        """Close the connections that nobody uses, and the others once they are free; never fails."""
         self._pool.cachedConnectionTimeout = 0
-        self.close()
-
-    def close(self) -> Deferred[None]:
-        """Close the connections that nobody uses; never fails."""
         closing: Deferred[None] = self._pool.closeCachedConnections()
         return closing.addErrback(_close_failed)
 

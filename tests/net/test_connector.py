@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -15,6 +16,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.error import SchemeNotSupported
+from twisted.web.iweb import IAgent
 
 from pipeops_agent.net import ClientTLS, Connector, ConnectProblem, LookupProblem, Trace
 from pipeops_agent.net.resolver import Address
@@ -227,19 +229,26 @@ class ConnectorTests(SynchronousTestCase):
 
     def test_released_agent(self) -> None:
         """The connections of an agent that is let go end: an idle one at once, one in use when it is free."""
-        for busy in (False, True):
+
+        def end(agent: IAgent, *, closing: bool) -> None:
+            if closing:
+                Deferred.fromCoroutine(self.connector.close())
+            else:
+                self.connector.release(agent)
+
+        for busy, closing in product((False, True), repeat=2):
             self.resolver.answer = succeed([IPv4Address("TCP", "192.0.2.1", 80)])
             agent = self.connector.agent()
             asking = agent.request(b"GET", b"http://api.example/")
             protocol, transport = self.accept()
             if busy:
-                self.connector.release(agent)
+                end(agent, closing=closing)
                 self.assertFalse(transport.disconnecting)
             protocol.dataReceived(b"HTTP/1.1 204 No Content\r\n\r\n")
             self.assertEqual(self.successResultOf(asking).code, 204)
             if not busy:
                 self.assertFalse(transport.disconnecting)
-                self.connector.release(agent)
+                end(agent, closing=closing)
             self.reactor.advance(0)
             self.assertTrue(transport.disconnecting or transport.aborted)
             protocol.connectionLost(Failure(ConnectionAborted()))
