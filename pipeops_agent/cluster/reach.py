@@ -24,12 +24,14 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     @ivar private: C{(resource's name, namespace, name)} of the agent's own objects. The agent may read and
         write them, but a caller without a Kubernetes token of its own acts with the agent's rights, and is
         not meant to get at the agent's identity, or to take its Lease, with them.
+    @ivar home: the agent's own namespace, where programs in pods can read its account's token; empty: none.
     @ivar asked: what the caller asks for, by the names that its scopes may have for it: one of them must be
         covered, for each object. Empty: nobody has asked, the agent does it of its own accord.
     """
 
     scope: Scope = Scope()
     private: frozenset[tuple[str, str, str]] = frozenset()
+    home: str = ""
     asked: tuple[str, ...] = ()
 
     @classmethod
@@ -44,6 +46,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
             private=frozenset(
                 {(SECRETS.name, namespace, state_secret), (LEASES.name, namespace, lease)},
             ),
+            home=namespace,
         )
 
     def asking(self, *names: str) -> Reach:
@@ -75,6 +78,17 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         self._check_granted(caller, resource, namespace, name)
         if name and self.hides(caller, resource, namespace, name):
             raise OutOfReach(f"{resource.plural} {name} is the agent's own")
+
+    def check_inside(self, caller: Caller, namespace: str) -> None:
+        """
+        Let pass who may get into pods of a namespace: in the agent's own lies what it proves itself with.
+
+        @raise OutOfReach: only with a Kubernetes token of the caller's own.
+        """
+        if namespace == self.home and caller.kubernetes_token is None:
+            raise OutOfReach(
+                f"pods of {namespace}, the agent's own namespace, need a Kubernetes token of your own"
+            )
 
     def check_owner(
         self, verbs: Iterable[str], resource: Resource, namespace: str | None, *, name: str = ""

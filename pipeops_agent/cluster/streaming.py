@@ -93,6 +93,7 @@ class Streams:
         """Open one connection to a port of a pod."""
         reach = self._reach.asking("portforward")
         reach.check(caller, ("portforward", "port-forward"), PODS, namespace, name=pod)
+        reach.check_inside(caller, namespace)
         what = f"port-forward to {namespace}/{pod}:{port}"
         call = _call("portforward", namespace, pod, [("ports", str(port))], caller.kubernetes_token)
         return PortForward(await self._open(call, what, [V4]), what)
@@ -107,6 +108,7 @@ class Streams:
     ) -> ExecSession:
         reach = self._reach.asking(*names)
         reach.check(caller, names, PODS, terminal.namespace, name=terminal.pod)
+        reach.check_inside(caller, terminal.namespace)
         what = f"{verb} in {terminal.namespace}/{terminal.pod}"
         call = _call(verb, terminal.namespace, terminal.pod, query, caller.kubernetes_token)
         return ExecSession(self._reactor, await self._open(call, what, [V5, V4]), what)

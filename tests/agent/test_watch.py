@@ -93,8 +93,9 @@ class WatchTests(House):
         self.assertEqual(status, 1)
         self.assertIn("400: channels: expected of health,", errors)
 
-    async def test_unknown_command(self) -> None:
-        """A version that has no commands says so, over the WebSocket."""
+    async def test_command_without_scope(self) -> None:
+        """The agent's refusal, over the WebSocket, and status 1."""
         await self.start()
         _, errors, status = await self.watch("$WATCH send restart deployment/web -n shop")
-        self.assertEqual((errors, status), ("unknown_type: there is no message of this type\n", 1))
+        self.assertTrue(errors.startswith("forbidden: restart needs a scope for it: operate"), errors)
+        self.assertEqual(status, 1)

@@ -53,6 +53,7 @@ class StreamsCase(SynchronousTestCase):
         self.endpoints = FakeEndpoints(self.reactor)
         self.tokens = Tokens()
         self.scope = Scope()
+        self.home = ""
         self.observed: list[tuple[str, str, int | None]] = []
         self.host = "kube.test"
 
@@ -76,7 +77,7 @@ class StreamsCase(SynchronousTestCase):
             self.reactor,
             self.endpoints,
             config,
-            Reach(scope=self.scope),
+            Reach(scope=self.scope, home=self.home),
             version="1.2.3",
             observe=lambda verb, resource, code, seconds: self.observed.append((verb, resource, code)),
         )

@@ -72,6 +72,21 @@ class OpenTests(StreamsCase):
             self.failure(self.streams.port_forward(CALLER, "shop", "web", 80), OutOfReach)
         self.assertEqual(self.endpoints.places, [])
 
+    def test_into_the_own_namespace(self) -> None:
+        """Nobody gets into the agent's own pods, where its token lies, but with a token of their own."""
+        self.home = "shop"
+        for opening in (
+            self.streams.exec(CALLER, TERMINAL, ("cat", "/var/run/secrets/token")),
+            self.streams.attach(CALLER, TERMINAL),
+            self.streams.port_forward(CALLER, "shop", "web", 80),
+        ):
+            error = self.failure(opening, OutOfReach)
+            self.assertIn("need a Kubernetes token of your own", str(error))
+        self.assertEqual(self.endpoints.places, [])
+        caller = Caller(subject="a", scopes=CALLER.scopes, origin="b", kubernetes_token=Secret("theirs"))
+        self.exec(caller=caller)
+        self.assertEqual(len(self.endpoints.places), 1)
+
     def refused(self, answer: bytes, kind: type[T], size: int = 1 << 30) -> T:
         """The error that an answer instead of the upgrade makes."""
         self.endpoints.answers.append(answer)
