@@ -11,9 +11,11 @@ from typing import Final
 
 from twisted.internet.utils import getProcessOutputAndValue
 
+from pipeops_agent.access import guesses
 from pipeops_agent.scheduling import bounded
+from pipeops_agent.settings.model_server import ClientLimits, LimitsSettings, TotalLimits
 from tests.agent.cluster_house import ClusterHouse
-from tests.agent.house import REACTOR, TOKEN
+from tests.agent.house import REACTOR, TOKEN, change
 
 EXAMPLES: Final = int(os.environ.get("PIPEOPS_SCHEMATHESIS_EXAMPLES", "10"))
 """Requests for each operation and each way of making them."""
@@ -40,9 +42,11 @@ class SchemathesisTests(ClusterHouse):
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         """An agent in the middle of its work, with a cluster."""
         super().setUp()
+        self.patch(guesses, "MOST", 0.01)  # it guesses a thousand times, and would wait for each
         self.start_sandbox()
         self.start_api()
-        self.start_agent(self.with_kubeconfig())
+        limits = LimitsSettings(client=ClientLimits(requests=100_000), total=TotalLimits(requests=100_000))
+        self.start_agent(change(self.with_kubeconfig(), server={"limits": limits}))
         await self.until_connected()
         await self.until_watched()
 
