@@ -64,7 +64,7 @@ def describe_agent(
             "registration_timestamp": rfc3339(moment),
             **({"cluster_id": cluster_id} if cluster_id else {}),
             **_access(settings.access),
-            **({} if facts.rights is None else {"rights": ",".join(facts.rights)}),
+            **({} if facts.rights is None else {"rights": ",".join(facts.rights) or "none"}),
         },
     )
 

@@ -52,6 +52,14 @@ class AbilityTests(ClusterHouse):
         told = self.known.registration.metadata.get("rights")
         return set() if told is None else set(told.split(","))
 
+    async def test_none(self) -> None:
+        """An agent that may do nothing at all is registered, and says so."""
+        self.reviews.cluster = set()
+        self.reviews.rules = {}
+        self.start_agent(self.with_kubeconfig())
+        await self.until_connected()
+        self.assertEqual(self.rights(), {"none"})
+
     async def test_rights(self) -> None:
         """
         The first registration tells what can be done, and where; the features say what stands in the way; the

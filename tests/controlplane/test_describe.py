@@ -125,6 +125,6 @@ class DescribeTests(SynchronousTestCase):
     def test_rights(self) -> None:
         """What the agent may do in its cluster is told where that is known, also that it is nothing."""
         self.assertNotIn("rights", self.body(Settings())["metadata"])
-        for rights, expected in ((("logs", "exec@shop"), "logs,exec@shop"), ((), "")):
+        for rights, expected in ((("logs", "exec@shop"), "logs,exec@shop"), ((), "none")):
             body = self.body(Settings(), facts=msgspec.structs.replace(BARE, rights=rights))
             self.assertEqual(body["metadata"]["rights"], expected)
