@@ -17,7 +17,10 @@ from dataclasses import dataclass
 import psutil
 from twisted.internet.defer import Deferred, gatherResults
 
+from pipeops_agent.realtime.journal import Entry
 from pipeops_agent.scheduling import bounded, sleep
+from pipeops_agent.status import Attempt, Step
+from pipeops_agent.web.api.runtime import Collector, RuntimeFigures
 from tests.agent.house import REACTOR, House, descriptors, dial
 
 LONG = os.environ.get("PIPEOPS_ENDURANCE") == "1"
@@ -25,8 +28,8 @@ RECONNECTS = 100
 CONNECTIONS = 10_000 if LONG else 2_500
 AT_ONCE = 25
 
-HISTORY = {"Attempt", "Step"}
-"""The last 20 attempts are kept, by intent."""
+HISTORY = {Attempt, Step, Entry, Collector, RuntimeFigures}
+"""Kept by intent, up to a bound: attempts; events and log records for clients; the last hour's figures."""
 
 SAMPLES = 15
 LOOKS = 100
@@ -46,7 +49,7 @@ def live_objects() -> Counter[str]:
     for one in gc.get_objects():
         kind = type(one)
         module = str(kind.__module__)  # a few of the libraries' classes have something else there
-        if module.startswith("pipeops_agent.") and kind.__name__ not in HISTORY:
+        if module.startswith("pipeops_agent.") and kind not in HISTORY:
             kinds[f"{module}.{kind.__qualname__}"] += 1
     return kinds
 

@@ -29,7 +29,7 @@ from pipeops_agent.settings.model_pipeops import PipeopsSettings, ReconnectSetti
 from pipeops_agent.settings.model_server import ServerSettings
 from pipeops_agent.settings.model_tunnel import TunnelSettings
 from tests.agent.house import REACTOR, TOKEN, House, descriptors, free_port
-from tests.agent.test_endurance import Counted, counted
+from tests.agent.test_endurance import Counted, counted, live_objects
 from tests.peers.building import gochisel
 from tests.peers.harness import Peers, ServerPeer, Services
 from tests.peers.processes import PATIENCE, Program, flags
@@ -67,12 +67,10 @@ class Sample:
     @classmethod
     def now(cls, began: float) -> Sample:
         """Look around."""
-        gc.collect()
-        everything = gc.get_objects()
-        ours = sum(str(type(one).__module__).startswith("pipeops_agent.") for one in everything)
+        ours = live_objects().total()  # it collects garbage first
         memory = psutil.Process().memory_info().rss
         timers = len(REACTOR.getDelayedCalls())
-        return cls(REACTOR.seconds() - began, len(everything), ours, timers, descriptors(), memory)
+        return cls(REACTOR.seconds() - began, len(gc.get_objects()), ours, timers, descriptors(), memory)
 
 
 FIGURES = ("objects", "ours", "timers", "descriptors", "memory")
