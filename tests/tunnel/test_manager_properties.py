@@ -213,6 +213,8 @@ class ManagerMachine(RuleBasedStateMachine):
             for attempt in self.pending:
                 if not attempt.stuck:
                     self.accept(attempt, 0.0)
+            if not self.manager._is_wanted:
+                return  # nobody has used it for so long that it rests
             states = {each.state for each in self.board.now.tunnel.forwards if each.remote_port is not None}
             if self.board.now.tunnel.state == "connected" and states <= {"listening", "proven", "stale"}:
                 return
