@@ -10,7 +10,11 @@ class SilentLog:
     """Takes Autobahn's own records: what matters in them is said by whoever uses it, once."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
+        return _nothing
+
+
+def _nothing(*args: object, **kwargs: object) -> None:
+    """Say nothing."""
 
 
 def protocol_options(max_message: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pipeops_agent.net.websocket import SilentLog, protocol_options
 from pipeops_agent.tunnel.prompt import Write, prompt_writer
 from pipeops_agent.web.channel import SERVER
 
@@ -70,17 +71,6 @@ class WireOwner(Protocol):
         """It is gone; said once."""
 
 
-class _Silent:
-    """Takes Autobahn's own records: a client that breaks the rules is no news of ours."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return _nothing
-
-
-def _nothing(*args: object, **kwargs: object) -> None:
-    """Say nothing."""
-
-
 @implementer(IPushProducer)
 class Wire(WebSocketServerProtocol):
     """
@@ -91,7 +81,7 @@ class Wire(WebSocketServerProtocol):
     @ivar unanswered: pings sent since the last answer.
     """
 
-    log = _Silent()
+    log = SilentLog()
     transport: Any
     _perMessageCompress: Any
     message_data: list[Any]
@@ -304,20 +294,10 @@ def wire_factory(reactor: Any, *, max_message: int = MAX_MESSAGE) -> Callable[[W
     @param max_message: bytes.
     """
     factory: Any = WebSocketServerFactory(server=SERVER, reactor=reactor)
-    factory.log = _Silent()
+    factory.log = SilentLog()
     factory.noisy = False
-    factory.setProtocolOptions(
-        maxFramePayloadSize=max_message,
-        maxMessagePayloadSize=max_message,
-        openHandshakeTimeout=0,
-        closeHandshakeTimeout=0,
-        autoPingInterval=0,
-        autoPingTimeout=0,
-        failByDrop=False,
-        echoCloseCodeReason=True,
-        tcpNoDelay=True,
-        perMessageCompressionAccept=_accept,
-    )
+    options = protocol_options(max_message) | {"failByDrop": False}
+    factory.setProtocolOptions(**options, echoCloseCodeReason=True, perMessageCompressionAccept=_accept)
 
     def make(owner: WireOwner) -> Wire:
         wire = Wire(reactor, owner)
